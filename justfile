@@ -28,7 +28,7 @@ smoke:
 quickstart:
     cargo run --release -- run experiments/quickstart.toml
 
-# How fast this machine trains, beside its matrix peak
+# How fast this machine trains, compared with its matrix peak
 bench *ARGS:
     cargo run --release -- bench train {{ARGS}}
 

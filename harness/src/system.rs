@@ -26,8 +26,8 @@ pub fn available_memory() -> Option<u64> {
 }
 
 /// Parses the value of a line such as `VmHWM:   1024 kB` of a file in `/proc`, in bytes.
-pub fn proc_bytes(told: &str, name: &str) -> Option<u64> {
-    let kib = told.lines().find_map(|line| line.strip_prefix(name))?;
+pub fn proc_bytes(text: &str, name: &str) -> Option<u64> {
+    let kib = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(kib.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 

@@ -62,7 +62,7 @@ fn bad_input_is_one_clear_error() {
         .args(["exam", "nowhere", "--sheets", "nowhere", "--norm", "raw"])
         .assert()
         .code(1)
-        .stderr(contains("--norm goes with --answer cloze or continuation only"));
+        .stderr(contains("--norm applies to --answer cloze or continuation only"));
     mindscale(dir.path())
         .args(["init", "mine", "--pretrain", "nope/*.txt"])
         .assert()

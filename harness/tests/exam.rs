@@ -87,7 +87,7 @@ fn a_trained_model_is_examined_as_asked() {
     refused(
         &["--sheets", "s", "--rotate", "--answer", "cloze"],
         1,
-        "--rotate goes with --answer letter only",
+        "--rotate applies to --answer letter only",
     );
 
     // Several models are shown side by side, with the same results as alone; each model is named once.

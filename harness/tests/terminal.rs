@@ -52,7 +52,7 @@ fn a_chat_in_the_terminal_follows_its_commands() {
     assert!(
         code == 0
             && answers.lines().count() >= 12
-            && told.contains("turns are forgotten: the model reads 256 tokens")
+            && told.contains("turns are forgotten: the context of the model is 256 tokens")
             && told.contains("25 turns written to"),
         "{told}"
     );

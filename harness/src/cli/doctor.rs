@@ -96,15 +96,15 @@ impl GpuCount {
 impl Machine {
     /// Inspects this machine.
     fn this(runs: &Path) -> Self {
-        let told = |file: &str| fs::read_to_string(file).unwrap_or_default();
-        let info = told("/proc/cpuinfo");
+        let text_of = |file: &str| fs::read_to_string(file).unwrap_or_default();
+        let info = text_of("/proc/cpuinfo");
         let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             cpu: name.map_or(std::env::consts::ARCH, |(_, name)| name).trim().into(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             vectors: gemm::Path::current().name(),
-            memory: proc_bytes(&told("/proc/meminfo"), "MemTotal:"),
+            memory: proc_bytes(&text_of("/proc/meminfo"), "MemTotal:"),
             memory_available: available_memory(),
             matrix_gflops: matrix_peak(),
             gpus: GpuCount::this(),

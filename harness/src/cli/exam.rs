@@ -101,11 +101,11 @@ impl Work for &ExamArgs {
 fn exam_on<B: Backend>(args: &ExamArgs, backend: &B) -> Result<bool> {
     ensure!(
         !args.rotate || args.answer == Answer::Letter,
-        "--rotate goes with --answer letter only: the texts of options have no letter to be freed from"
+        "--rotate applies to --answer letter only: option texts have no letters to rotate"
     );
     ensure!(
         args.norm.is_none() || args.answer != Answer::Letter,
-        "--norm goes with --answer cloze or continuation only: letters have no text to be compared by"
+        "--norm applies to --answer cloze or continuation only: letters need no normalisation"
     );
     ensure!(
         args.system.is_none() || args.format == ExamFormat::Minimind,

@@ -53,7 +53,10 @@ impl ModelsArg {
         let (runs, results) = (self.runs.clone(), self.results.clone());
         let found = ModelArg::named(model.into(), choice, runs, results).all()?;
         let count = found.len();
-        ensure!(name.is_none() || count == 1, "{model}: is {count} models, which cannot have one name");
+        ensure!(
+            name.is_none() || count == 1,
+            "{model}: stands for {count} models, which cannot share one name"
+        );
         let files = found.into_iter().map(|found| ModelFiles {
             name: name.map(Into::into),
             dir: found.dir,

@@ -70,7 +70,7 @@ fn encode<B: Backend>(
     let longest = model.transformer.context_len();
     ensure!(
         ids.len() < longest,
-        "{}: prompt {number} has {} tokens, and the model reads {longest}; shorten it, or leave it out",
+        "{}: prompt {number} has {} tokens, and the context of the model is {longest}; shorten it, or leave it out",
         model.name,
         ids.len()
     );

@@ -92,7 +92,10 @@ fn answers_end_at_strings_and_at_the_context() {
     assert_eq!(cut.finish_reason, Finish::Stop);
     let prompts = strings(&["a", &"天空".repeat(40)]);
     let error = answer(&models, &ask(&prompts, &[]), &Silent).unwrap_err().to_string();
-    assert!(error.starts_with("p: prompt 2 has ") && error.contains("the model reads 64"), "{error}");
+    assert!(
+        error.starts_with("p: prompt 2 has ") && error.contains("the context of the model is 64"),
+        "{error}"
+    );
 }
 
 #[test]

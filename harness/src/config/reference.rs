@@ -7,17 +7,21 @@ use serde_json::Value;
 const HEAD: &str = "\
 # Configuration
 
-<!-- Made from the declarations in the program; `UPDATE_DOCS=1 cargo test -p mindscale reference` regenerates it. -->
+<!-- Generated from the declarations in the program by `UPDATE_DOCS=1 cargo test -p mindscale reference`. -->
 
-Every key of a trial. Layers, later wins: the defaults below, `--preset NAME`, the sweep file's `[base]`,
-environment variables, `--set key=value`; what a sweep varies or solves takes the place of `[base]` in each trial.
-The variable of `pretrain.lr` is `MINDSCALE_PRETRAIN__LR`. A value for `--set` or a variable is written as in TOML;
-quotes around text, and brackets around a list of one, may be left out. `\"unset\"` takes a value away.
-Paths are seen from the folder where `mindscale` is started; those of a `local.toml` beside a sweep, another layer ([sweeps.md](sweeps.md)), from its own.
+Every key of a trial, with its default. A trial's configuration is built from layers; later ones override earlier ones:
+the defaults below, the preset (`--preset NAME`), the sweep file, `local.toml`, environment variables and
+`--set key=value`; [sweeps.md](sweeps.md#layers) describes them.
 
-`mindscale schema > sweep.schema.json` writes these keys as a JSON Schema, by which an editor completes, explains and
-checks sweep files: with Taplo, or Even Better TOML in VS Code, `#:schema sweep.schema.json` as a file's first line.
-`mindscale schema experiment` is that of experiment files, `mindscale schema trial` that of a trial's keys alone.
+The environment variable of `pretrain.lr` is `MINDSCALE_PRETRAIN__LR`. Values of variables and of `--set` are written as
+in TOML; quotes around text, and brackets around a list of one item, may be left out. `\"unset\"` removes the value of a
+key that may be unset. Relative paths are relative to the folder in which `mindscale` is started, and those in
+`local.toml` to the folder of that file.
+
+`mindscale schema > sweep.schema.json` writes these keys as a JSON Schema, with which an editor completes, explains and
+checks sweep files: with Taplo, or Even Better TOML in VS Code, write `#:schema sweep.schema.json` as the first line of
+a file. `mindscale schema experiment` writes the schema of experiment files, `mindscale schema trial` that of the keys
+of a trial alone.
 
 ";
 

@@ -83,7 +83,7 @@ impl Gpus {
     pub fn of_this_machine(places: usize) -> Self {
         let installed = installed();
         let gpus = match std::env::var(VISIBLE) {
-            Ok(told) => visible(&told).into_iter().map(|name| named(name, &installed)).collect(),
+            Ok(list) => visible(&list).into_iter().map(|name| named(name, &installed)).collect(),
             Err(_) => unambiguous(installed),
         };
         Self::new(gpus, places)
@@ -192,21 +192,21 @@ fn unambiguous(installed: Vec<(Gpu, String)>) -> Vec<Gpu> {
 }
 
 /// The GPUs that a value of [`VISIBLE`] names; CUDA ignores the first invalid entry and all after it.
-fn visible(told: &str) -> Vec<String> {
+fn visible(list: &str) -> Vec<String> {
     let is_gpu = |name: &&str| !name.is_empty() && !name.starts_with('-');
-    told.split(',').map(str::trim).take_while(is_gpu).map(Into::into).collect()
+    list.split(',').map(str::trim).take_while(is_gpu).map(Into::into).collect()
 }
 
 /// The GPUs of this machine with their UUIDs, as `nvidia-smi` lists them.
 fn installed() -> Vec<(Gpu, String)> {
     let question = ["--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"];
     let asked = Command::new("nvidia-smi").args(question).output();
-    let told = asked.ok().filter(|output| output.status.success()).map(|output| output.stdout);
-    listed(&told.and_then(|told| String::from_utf8(told).ok()).unwrap_or_default())
+    let list = asked.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+    listed(&list.and_then(|list| String::from_utf8(list).ok()).unwrap_or_default())
 }
 
 /// Parses the output of `nvidia-smi`, one line per GPU: number, UUID, free MiB.
-fn listed(told: &str) -> Vec<(Gpu, String)> {
+fn listed(list: &str) -> Vec<(Gpu, String)> {
     let gpu = |line: &str| {
         let mut cells = line.split(',').map(str::trim);
         let name = cells.next().filter(|name| !name.is_empty())?.to_owned();
@@ -215,7 +215,7 @@ fn listed(told: &str) -> Vec<(Gpu, String)> {
         let free_mb = cells.next().and_then(|free| free.parse().ok()).unwrap_or(f64::INFINITY);
         Some((Gpu { name, free_mb }, uuid))
     };
-    told.lines().filter_map(gpu).collect()
+    list.lines().filter_map(gpu).collect()
 }
 
 /// The GPU that [`VISIBLE`] names by number or by a prefix of its UUID.

@@ -63,11 +63,11 @@ impl Store<'_> {
         length(self.place(entry)).or_else(|| length(self.part(entry))).unwrap_or(0)
     }
 
-    /// Completes a file and returns its path; `tell` is given the number of bytes that are here.
+    /// Completes a file and returns its path; `report` is given the number of bytes that are here.
     ///
     /// # Errors
     /// If the hub does not provide it, its digest differs, or the disk is full.
-    pub fn fetch(&self, entry: &Entry, tell: &mut dyn FnMut(u64)) -> Result<PathBuf> {
+    pub fn fetch(&self, entry: &Entry, report: &mut dyn FnMut(u64)) -> Result<PathBuf> {
         let (place, part) = (self.place(entry), self.part(entry));
         if place.is_file() {
             return Ok(place);
@@ -75,7 +75,7 @@ impl Store<'_> {
         let mut is_old = length(&part) > 0;
         loop {
             if !self.take_from_cache(entry, &part) {
-                self.download(entry, &part, tell)?;
+                self.download(entry, &part, report)?;
             }
             let Some(problem) = self.problem(entry, &part)? else { break };
             remove(&part)?;
@@ -119,7 +119,7 @@ impl Store<'_> {
         }))
     }
 
-    fn download(&self, entry: &Entry, part: &Path, tell: &mut dyn FnMut(u64)) -> Result<()> {
+    fn download(&self, entry: &Entry, part: &Path, report: &mut dyn FnMut(u64)) -> Result<()> {
         let mut waits = self.hub.waits();
         loop {
             let before = length(part);
@@ -129,7 +129,7 @@ impl Store<'_> {
             if entry.size.is_some_and(|size| size == length(part) && size > 0) {
                 return Ok(());
             }
-            match self.resume(entry, part, tell)? {
+            match self.resume(entry, part, report)? {
                 Ok(()) => return Ok(()),
                 Err(trouble) => {
                     if length(part) > before {
@@ -153,7 +153,7 @@ impl Store<'_> {
     }
 
     /// Resumes from the end of the partial file; the outer error is one of the disk.
-    fn resume(&self, entry: &Entry, part: &Path, tell: &mut dyn FnMut(u64)) -> Result<Result<(), Trouble>> {
+    fn resume(&self, entry: &Entry, part: &Path, report: &mut dyn FnMut(u64)) -> Result<Result<(), Trouble>> {
         let from = length(part);
         let mut answer = match self.hub.open(self.repo, self.commit, &entry.path, from) {
             Ok(answer) => answer,
@@ -181,7 +181,7 @@ impl Store<'_> {
         let mut body = answer.response.body_mut().as_reader();
         let mut buffer = vec![0; CHUNK];
         loop {
-            tell(here);
+            report(here);
             let count = match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,

@@ -180,7 +180,7 @@ pub fn fetch(hub: &Hub, wanted: &Wanted, out: &Path, progress: &dyn Progress) ->
         let known = Fetched::read(out);
         ensure!(
             is_empty || known.as_ref().is_some_and(is_same),
-            "{}: exists already and is not a fetched {}; name another place with --out, or remove it",
+            "{}: exists already and is not a fetched {}; choose another folder with --out, or remove it",
             out.display(),
             repo.name
         );
@@ -280,7 +280,7 @@ fn chosen(repo: &Repo, files: Vec<Entry>, wanted: &Wanted) -> Result<Vec<Entry>>
         }
         ensure!(
             is_inside(&entry.path) && entry.path != RECORD,
-            "{}: holds a file of the name {:?}, which does not fit a folder; nothing is fetched",
+            "{}: lists a file named {:?}, which cannot be stored in its folder; nothing is fetched",
             repo.name,
             entry.path
         );
@@ -321,12 +321,12 @@ fn download_all(store: &Store, entries: &[Entry], progress: &dyn Progress) -> Re
     let (began, mut before) = (Instant::now(), 0);
     let mut places = vec![];
     for entry in entries {
-        let mut tell = |bytes: u64| {
+        let mut report = |bytes: u64| {
             let (done, seconds) = (before + bytes, began.elapsed().as_secs_f64());
             let speed = done.saturating_sub(here) as f64 / seconds.max(1e-3);
             progress.update(done, &format!("{}, {}/s", entry.path, size(speed as u64)));
         };
-        places.push(store.fetch(entry, &mut tell)?);
+        places.push(store.fetch(entry, &mut report)?);
         before += store.present(entry);
     }
     progress.finish("");

@@ -210,7 +210,7 @@ fn refusals_say_what_to_do() {
     let bench = Bench::new(Site::with(REPO, &[("../evil", b"x")]));
     assert_eq!(
         bench.refused(),
-        "a/b: holds a file of the name \"../evil\", which does not fit a folder; nothing is fetched"
+        "a/b: lists a file named \"../evil\", which cannot be stored in its folder; nothing is fetched"
     );
     let mut bench = Bench::new(Site::default());
     bench.hub = Hub::new("http://127.0.0.1:9", None).unwrap();

@@ -1,4 +1,7 @@
 //! Models for inference: where their files are, their names, the stages that trained them, and what they generate.
+//!
+//! A model is a folder, whoever trained it: stage runs, exports of other programs and `serve` are treated alike. Nothing
+//! is trained here.
 
 mod ask;
 

@@ -1,4 +1,7 @@
 //! The bodies of the stages: how each stage makes its results from its inputs.
+//!
+//! A body gets the folders of its inputs and its own from a [`StageRequest`], and returns the results of its manifest. It
+//! uses `data`, `train` and `exam`, and knows of no other stage run, process or queue: these are `execute`'s.
 
 mod request;
 mod samples;
@@ -158,12 +161,12 @@ fn tokenizer(
             let mut left = config.tokenizer.train_chars;
             // Pretraining conversations are included in the template's form.
             let template = ChatTemplate::minimind()?;
-            let told = sources.iter().filter(|of| !of.is_held_out).flat_map(|of| {
+            let rendered = sources.iter().filter(|of| !of.is_held_out).flat_map(|of| {
                 source(config, TrainStage::Pretrain, &world, &of.matched.files, &options, stop)
             });
-            let told = told.map(|row| template.text(&row?));
+            let rendered = rendered.map(|row| template.text(&row?));
             let asked = asked.map(|row| Ok(row?.chars().collect()));
-            for text in told.chain(asked) {
+            for text in rendered.chain(asked) {
                 if left == 0 {
                     break;
                 }
@@ -217,9 +220,9 @@ fn data(
                 .collect(),
         };
         let out = request.dir.join(name);
-        let told = |done: u64| progress.update(done, "");
+        let report = |done: u64| progress.update(done, "");
         let preparation = Preparation::new(config.rows(stage), &tokenizer, &config.data, &options.log);
-        let prepared = prepare(parts, &preparation, &out, stop, &told)?;
+        let prepared = prepare(parts, &preparation, &out, stop, &report)?;
         let read = options.log.report();
         for problem in &read.problems {
             tracing::warn!("left out: {problem}");
@@ -310,8 +313,8 @@ fn run_exam<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
         None => prompter.prompts(&tokenizer, &sheets, stop)?,
     };
     progress.start("exam", prompts.len() as u64, "questions");
-    let told = |done| progress.update(done, "");
-    let mut records = exam::run_exam(&transformer, &sheets, &prompts, exam.norm, stop, &told)
+    let report = |done| progress.update(done, "");
+    let mut records = exam::run_exam(&transformer, &sheets, &prompts, exam.norm, stop, &report)
         .with_context(|| model.display().to_string())?;
     let mut found = vec![];
     if let Some(stage) = request.model_stage.and_then(Stage::training)

@@ -1,4 +1,7 @@
 //! Plain records that running, examining and reporting hand to each other, and the analysis of answers.
+//!
+//! They hold values and what follows from them, by `stats` and the formats of `track`. Who makes a record and where it is
+//! kept are matters of other rooms, so that a report from records is the same wherever they come from.
 
 mod analysis;
 mod csv;

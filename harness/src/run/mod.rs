@@ -140,7 +140,7 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     };
     if let Executor::Local { jobs, .. } = &options.executor {
         let left = graph.trials.iter().filter(|planned| graph.is_left(planned)).count();
-        gpus.turns(jobs.unwrap_or(left).min(left)).iter().for_each(|told| options.board.line(told));
+        gpus.turns(jobs.unwrap_or(left).min(left)).iter().for_each(|line| options.board.line(line));
     }
     create_dir(&work.runs)?;
     options.board.line(&outline(&graph, &work.runs)?);

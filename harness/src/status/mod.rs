@@ -1,4 +1,6 @@
-//! The state of a sweep: what is finished, running, failed and left, read from the folders of stage runs without starting anything.
+//! The state of a sweep: what is finished, running, failed and left, with a forecast, and its trials as records for reports.
+//!
+//! Everything is read from a plan and the folders of its stage runs; nothing is started, claimed or written.
 
 mod forecast;
 pub mod records;
@@ -147,7 +149,7 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
         State::Lost(reason) => ("lost", Some(reason.clone())),
     };
     let training = node.stage.training();
-    let told = read_text(&node.record().join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());
+    let recorded = read_text(&node.record().join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());
     StageStatus {
         stage: node.stage,
         uuid: node.uuid,
@@ -155,7 +157,7 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
         state,
         detail,
         last: training.and_then(|_| last_row(node.record())),
-        total_steps: training.and_then(|stage| told.or(stage.training(&node.config).steps)),
+        total_steps: training.and_then(|stage| recorded.or(stage.training(&node.config).steps)),
         seconds_left: None,
         log: match state {
             "failed" => last_lines(&node.dir.join(LOG), LOG_LINES),

@@ -6,6 +6,7 @@ use crate::config::{
     ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, idle, plain, set,
     setting_key,
 };
+use crate::track::counted;
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -158,8 +159,8 @@ fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> 
             continue;
         }
         let idle: Vec<Idle> = [earlier, trial].into_iter().flat_map(|(_, t)| idle(&t.config)).collect();
-        let told = |(index, _): &(usize, Trial)| format!("{} ({})", index + 1, label(&points[*index]));
-        let pair = format!("trials {} and {} are one setting", told(earlier), told(trial));
+        let described = |(index, _): &(usize, Trial)| format!("{} ({})", index + 1, label(&points[*index]));
+        let pair = format!("trials {} and {} are one setting", described(earlier), described(trial));
         let differing = differing(&earlier.1.config, &trial.1.config);
         let reason = |key: &str| idle.iter().find(|idle| idle.key == key).map(|idle| idle.why.clone());
         let mut reasons: Vec<_> =
@@ -181,7 +182,7 @@ fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> 
     }
     let whole = |(mut error, pairs): (ConfigError, usize)| {
         if pairs > 1 {
-            error.problem += &format!(", and {} more pairs", pairs - 1);
+            error.problem += &format!(", and {}", counted(pairs - 1, "more pair"));
         }
         if !error.key.is_empty() {
             error.problem += "; vary it only where it has one, with [[zip]] or [[exclude]]";

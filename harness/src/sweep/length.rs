@@ -173,9 +173,9 @@ impl Speeds {
         })?;
         // The reader of CSV counts a line that ends in \r\n when it reads the next one.
         let text = text.replace("\r\n", "\n");
-        let told = |error: csv::Error| format!("measured: {file}: {error}");
+        let unreadable = |error: csv::Error| format!("measured: {file}: {error}");
         let mut csv = csv::Reader::from_reader(text.as_bytes());
-        let heads: Vec<String> = csv.headers().map_err(told)?.iter().map(String::from).collect();
+        let heads: Vec<String> = csv.headers().map_err(unreadable)?.iter().map(String::from).collect();
         let place = |name: &str| heads.iter().position(|head| head == name);
         let name = format!("{}.tokens_per_second", stage.name());
         let Some(speed) = place(&name) else {
@@ -196,7 +196,7 @@ impl Speeds {
             (0..heads.len()).filter(|&at| heads[at] == PARAMS || measures_speed(&heads[at], stage)).collect();
         let mut rows = Vec::new();
         for record in csv.records() {
-            let record = record.map_err(told)?;
+            let record = record.map_err(unreadable)?;
             let line = record.position().map_or(0, csv::Position::line);
             let cell = |at: usize| record.get(at).unwrap_or_default().to_string();
             let speed = Some(cell(speed)).filter(|cell| !cell.is_empty()).map(|cell| {
@@ -234,8 +234,8 @@ impl Speeds {
             return Ok(speeds.values().sum::<f64>() / speeds.len() as f64);
         }
         let (file, stage) = (&self.file, self.stage.name());
-        let told = |at: usize| format!("{} = {}", self.columns[at], plain(wanted[at]));
-        let all = || (0..wanted.len()).map(told).collect::<Vec<_>>().join(", ");
+        let described = |at: usize| format!("{} = {}", self.columns[at], plain(wanted[at]));
+        let all = || (0..wanted.len()).map(described).collect::<Vec<_>>().join(", ");
         if !found.is_empty() {
             return Err(format!(
                 "{file} has no {stage}.tokens_per_second for {}, as no such stage run has finished; finish that run",
@@ -244,7 +244,7 @@ impl Speeds {
         }
         let is_new = |at: &usize| !self.rows.iter().any(|row| is_same(&row.cells[*at], wanted[*at]));
         Err(match (0..wanted.len()).find(is_new) {
-            Some(at) => format!("{file} has no {}, only {}; {MEASURE}", told(at), self.values(at)),
+            Some(at) => format!("{file} has no {}, only {}; {MEASURE}", described(at), self.values(at)),
             None => format!("{file} has no row with {}; {MEASURE}", all()),
         })
     }

@@ -12,13 +12,13 @@ fn shown(passes: f64) -> String {
 /// The notices about named sources: each one's share of the target tokens and its number of passes.
 pub fn of_sources(sources: &[SourceUse], stage: &str) -> Vec<Notice> {
     let of = sources.iter().map(|source| source.tokens).sum();
-    let told = |source: &SourceUse| Notice {
+    let notice = |source: &SourceUse| Notice {
         place: stage.into(),
         reason: format!("target tokens are of {}, in {} passes over it", source.name, shown(source.passes)),
         count: source.tokens,
         of,
     };
-    sources.iter().map(told).collect()
+    sources.iter().map(notice).collect()
 }
 
 /// The notice about steps that were skipped; `None` if there were none.

@@ -16,7 +16,7 @@ const ALIGNMENT: u16 = 64;
 /// Describes why MiniMind v1 cannot compute a model; `None` if it can.
 fn problem(config: &ModelConfig) -> Option<String> {
     let default = ModelConfig::default();
-    let told = [
+    let variants = [
         (config.qk_norm, "normalised queries and keys (model.qk_norm)"),
         (config.window.is_some(), "a window (model.window)"),
         (!config.tie_embeddings, "an untied output head (model.tie_embeddings = false)"),
@@ -27,7 +27,7 @@ fn problem(config: &ModelConfig) -> Option<String> {
         (config.rope_theta != default.rope_theta, "a rotary base other than 10000 (model.rope_theta)"),
         (config.is_moe() && config.n_shared_experts > 1, "several shared experts (model.n_shared_experts)"),
     ];
-    let found: Vec<&str> = told.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect();
+    let found: Vec<&str> = variants.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect();
     (!found.is_empty()).then(|| found.join(", "))
 }
 

@@ -263,12 +263,17 @@ impl<B: Backend> Talk<'_, B> {
             if prompt.len() + ROOM.min(self.sampling.max_tokens).max(1) <= longest {
                 if forgotten > self.forgotten {
                     let more = forgotten - self.forgotten;
-                    note(&format!("{more} turns are forgotten: the model reads {longest} tokens"));
+                    note(&format!(
+                        "{more} turns are forgotten: the context of the model is {longest} tokens"
+                    ));
                 }
                 return Ok((prompt, forgotten));
             }
             if forgotten == turns.len() {
-                bail!("this is {} tokens long, and the model reads {longest}; shorten it", prompt.len());
+                bail!(
+                    "the message takes {} tokens, and the context of the model is {longest}; shorten it",
+                    prompt.len()
+                );
             }
             // A question is left out together with its answer.
             forgotten = (forgotten + 2).min(turns.len());

@@ -198,7 +198,7 @@ impl How {
     }
 }
 
-/// Adds to JSON the numbers of rows whose counting is told.
+/// Adds to JSON the numbers of rows that are counted and reported.
 fn with_rows(mut found: Value, rows: &Rows) -> Value {
     found["rows_without_score"] = rows.without_score.into();
     found["rows_without_prediction"] = rows.without_prediction.into();

@@ -46,11 +46,11 @@ pub struct Scores {
     pub seeds: BTreeMap<String, BTreeMap<Question, f64>>,
     /// Answer of each question with its line, if predictions are compared with answers.
     pub key: BTreeMap<Question, (String, u64)>,
-    /// Rows whose counting is told.
+    /// Rows that are counted and reported.
     pub rows: Rows,
 }
 
-/// Numbers of rows whose counting is told.
+/// Numbers of rows that are reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rows {
     /// Rows left out, as they have no score, such as a total, or no answer to compare the prediction with.
@@ -77,8 +77,8 @@ impl Rows {
             (self.without_prediction, "without a prediction counted as wrong"),
             (self.in_other_case, "with the right letter in the other case counted as right"),
         ];
-        let told = all.into_iter().filter(|(n, _)| *n > 0);
-        told.map(|(n, what)| format!(", {} {what}", counted(n, "row"))).collect()
+        let counts = all.into_iter().filter(|(n, _)| *n > 0);
+        counts.map(|(n, what)| format!(", {} {what}", counted(n, "row"))).collect()
     }
 }
 

@@ -106,9 +106,9 @@ fn of_counts(questions: u64, args: &GuessArgs) -> Result<()> {
 enum Chance {
     /// The option `--chance`.
     Given(f64),
-    /// The mean over the questions of 1 / number of options, which the probabilities of a table tell.
+    /// The mean over the questions of 1 / number of options, which the probabilities of a table show.
     Options(f64),
-    /// Four options, as nothing tells another number.
+    /// Four options, as nothing shows another number.
     Assumed,
 }
 
@@ -145,9 +145,9 @@ struct Answers {
     asked: Vec<u32>,
     /// Right answers and questions of each seed.
     models: Vec<[u64; 2]>,
-    /// Mean over the questions of 1 / number of options; `None` unless the table tells the number for all.
+    /// Mean over the questions of 1 / number of options; `None` unless the table shows the number for all.
     chance: Option<f64>,
-    /// Rows whose counting is told.
+    /// Rows that are counted and reported.
     rows: Rows,
 }
 

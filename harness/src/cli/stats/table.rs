@@ -57,11 +57,11 @@ impl Table {
 
     fn of_csv(file: &str, text: &str) -> Result<Self> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-        let told = |error: csv::Error| match error.position() {
+        let unreadable = |error: csv::Error| match error.position() {
             Some(at) => anyhow::anyhow!("{file}:{}: {error}", at.line()),
             None => anyhow::anyhow!("{file}: {error}"),
         };
-        let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(Into::into).collect();
+        let columns: Vec<String> = reader.headers().map_err(unreadable)?.iter().map(Into::into).collect();
         let others = [(';', "semicolons"), ('\t', "tabs")];
         if let [only] = columns.as_slice()
             && let Some((_, name)) = others.iter().find(|(separator, _)| only.contains(*separator))
@@ -76,7 +76,7 @@ impl Table {
         }
         let mut rows = vec![];
         for record in reader.records() {
-            let record = record.map_err(told)?;
+            let record = record.map_err(unreadable)?;
             let line = record.position().map_or(0, |at| at.line());
             rows.push((line, record.iter().map(Into::into).collect()));
         }

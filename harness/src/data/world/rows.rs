@@ -144,19 +144,19 @@ impl World {
         let options = &options[..4];
         let place = |value: &str| options.iter().position(|option| *option == value);
         let (mut passage, mut lettered) = (String::new(), String::new());
-        let mut tell = |name: &str, place: usize| {
+        let mut state = |name: &str, place: usize| {
             lettered += &fact(name, attribute.name, letter(place));
         };
         if rng.random_bool(0.5) {
             for (name, value) in guests(2, rng).into_iter().zip([0, 1, 2, 3].choose_multiple(rng, 2)) {
                 passage += &fact(name, attribute.name, options[*value]);
-                tell(name, *value);
+                state(name, *value);
             }
         } else {
             let mut people: Vec<_> = self.people[..self.seen].iter().collect();
             people.shuffle(rng);
             let placed = people.iter().filter_map(|p| Some((p, place(attribute.values[p.values[a]])?)));
-            placed.take(3).for_each(|(person, place)| tell(&person.name, place));
+            placed.take(3).for_each(|(person, place)| state(&person.name, place));
         }
         let listed = listed([options[0], options[1], options[2], options[3]]);
         format!("{passage}{listed}。{lettered}")

@@ -38,22 +38,22 @@ pub fn spelled(text: &str) -> Vec<String> {
     found
 }
 
-fn each(text: &str, mut tell: impl FnMut(&[char])) {
+fn each(text: &str, mut visit: impl FnMut(&[char])) {
     let mut word: Vec<char> = vec![];
     for c in text.chars() {
         let alone = is_alone(c) && c.is_alphanumeric();
         if (alone || !c.is_alphanumeric()) && !word.is_empty() {
-            tell(&word);
+            visit(&word);
             word.clear();
         }
         if alone {
-            tell(&[c]);
+            visit(&[c]);
         } else if c.is_alphanumeric() {
             word.extend(c.to_lowercase());
         }
     }
     if !word.is_empty() {
-        tell(&word);
+        visit(&word);
     }
 }
 

@@ -160,8 +160,8 @@ fn request(graph: &StageGraph, node: usize) -> Result<StageRequest> {
 fn left_early(job: &str, node: &StageNode) -> String {
     let log = node.dir.join(LOG);
     // Slurm remembers a finished job for some minutes.
-    let told = run(Command::new("scontrol").args(["--oneliner", "show", "job", job]), "");
-    let state = told.ok().and_then(|told| Some(field(&told, "JobState=")?.to_string()));
+    let output = run(Command::new("scontrol").args(["--oneliner", "show", "job", job]), "");
+    let state = output.ok().and_then(|output| Some(field(&output, "JobState=")?.to_string()));
     let state = state.map_or(String::new(), |state| format!(" as {state}"));
     format!("job {job} left the queue{state} before its end; run again to resume; its log: {}", log.display())
 }
@@ -173,8 +173,8 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 
 /// Slurm's `MaxArraySize`: task numbers are below it.
 fn most_tasks() -> usize {
-    let told = run(Command::new("scontrol").args(["show", "config"]), "").unwrap_or_default();
-    let line = told.lines().find(|line| line.starts_with("MaxArraySize"));
+    let output = run(Command::new("scontrol").args(["show", "config"]), "").unwrap_or_default();
+    let line = output.lines().find(|line| line.starts_with("MaxArraySize"));
     let most = line.and_then(|line| line.split('=').nth(1)?.trim().parse().ok());
     most.unwrap_or(MAX_TASKS)
 }

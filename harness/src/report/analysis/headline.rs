@@ -36,7 +36,7 @@ pub fn headline(settings: &[Setting]) -> Vec<String> {
 
 fn guessing(examined: &[&Setting]) -> Vec<String> {
     let share = |s: &Setting| s.answers.map_or(f64::NAN, |answers| 100.0 * answers.share());
-    let told = |s: &Setting| {
+    let described = |s: &Setting| {
         let p = s.guessing.map_or_else(
             || "untested".into(),
             |g| match shuffled_p(g.p_holm, g.test.is_bound) {
@@ -57,7 +57,7 @@ fn guessing(examined: &[&Setting]) -> Vec<String> {
             examined.iter().copied().filter(|setting| verdict(setting) == index).collect();
         found.sort_by(|a, b| share(b).total_cmp(&share(a)));
         let lowest = share(found.last()?);
-        let names = found.iter().map(|setting| told(setting));
+        let names = found.iter().map(|setting| described(setting));
         Some(format!("{start}: {}.", listed(names.collect(), &format!("down to {lowest:.1} %"))))
     };
     VERDICTS.iter().enumerate().filter_map(line).collect()
@@ -90,14 +90,14 @@ fn measured(settings: &[&Setting], is_part: bool) -> Option<String> {
     found.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
     let digits = Digits::of(3, found.iter().map(|(_, spread)| spread.mean));
     let highest = digits.text(found.last()?.1.mean);
-    let told = |(label, Spread { n, mean, t95, .. }): &(&str, Spread)| {
+    let described = |(label, Spread { n, mean, t95, .. }): &(&str, Spread)| {
         let half = t95.map_or(String::new(), |half| format!(" ± {}", digits.half(half)));
         format!("{label} {}{half} ({})", digits.text(*mean), crate::track::counted(*n, "seed"))
     };
     let start = if is_part { "Settings without an exam" } else { "No exam was taken. Settings" };
     Some(format!(
         "{start} by {name}, lowest first: {}. ± is the 95 % interval over seeds.",
-        listed(found.iter().map(told).collect(), &format!("up to {highest}"))
+        listed(found.iter().map(described).collect(), &format!("up to {highest}"))
     ))
 }
 

@@ -199,7 +199,7 @@ impl Fitted<'_> {
     }
 
     /// Why there is no fit, with the names of its sizes.
-    fn told(&self, error: &StatsError) -> String {
+    fn describe(&self, error: &StatsError) -> String {
         let names: Vec<&str> = sizes(&self.spec.form).iter().map(|column| column.name()).collect();
         error.naming(&names)
     }
@@ -212,7 +212,7 @@ impl Fitted<'_> {
         let rests =
             format!("{}, means over {seeds}, 95 % intervals", counted(self.settings.len(), "setting"));
         match &self.outcome {
-            Err(error) => format!("not fitted: {}", self.told(error)),
+            Err(error) => format!("not fitted: {}", self.describe(error)),
             Ok(Found::Law(law, held)) => {
                 let rising: String = law.rising().map(|k| rises(&self.spec.form, k)).collect();
                 let fits = format!(
@@ -228,7 +228,7 @@ impl Fitted<'_> {
                         100.0 * held.rms,
                         100.0 * held.bias
                     ),
-                    Some(Err(error)) => format!("{fits}; no test of extrapolation: {}", self.told(error)),
+                    Some(Err(error)) => format!("{fits}; no test of extrapolation: {}", self.describe(error)),
                 }
             }
             Ok(Found::IsoFlop(found)) => {

@@ -104,14 +104,14 @@ impl Requirements {
         for part in &self.columns {
             let (column, name) = &part.value;
             let why = |config: &TrialConfig| unavailable::of_column(column, config);
-            let told = scopes.iter().find_map(|(whose, trials)| match plan.lack(trials, why) {
+            let problem = scopes.iter().find_map(|(whose, trials)| match plan.lack(trials, why) {
                 Some(why) => Some(format!("names {name}, which no trial{whose} will have: {why}")),
                 None if plan.unset(trials, column) => {
                     Some(format!("names {name}, which is unset in every trial{whose}"))
                 }
                 None => None,
             });
-            if let Some(problem) = told {
+            if let Some(problem) = problem {
                 self.fail(part, problem, errors);
             }
         }

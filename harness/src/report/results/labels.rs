@@ -153,12 +153,12 @@ fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) 
         return;
     }
     // All differing keys if they are few, else as many as distinguish the settings.
-    let mut told = vec![String::new(); group.len()];
+    let mut texts = vec![String::new(); group.len()];
     for key in differing.iter().copied() {
-        if differing.len() > MAX_FURTHER && is_distinct(&told) {
+        if differing.len() > MAX_FURTHER && is_distinct(&texts) {
             break;
         }
-        for ((text, value), &i) in told.iter_mut().zip(values(named, key)).zip(group) {
+        for ((text, value), &i) in texts.iter_mut().zip(values(named, key)).zip(group) {
             text.push_str(&format!(" {key}={value}"));
             if !named[i].keys.iter().any(|known| known == key) {
                 named[i].keys.push(key.into());

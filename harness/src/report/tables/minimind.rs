@@ -104,15 +104,17 @@ fn guessing(models: &[(String, Vec<&Observation>)]) -> Option<String> {
     let tested: Vec<(&str, f64)> =
         models.iter().filter_map(|(name, group)| Some((name.as_str(), p_of_guessing(group)?.p))).collect();
     let p = holm(&tested.iter().map(|(_, p)| *p).collect::<Vec<_>>());
-    let told: Vec<&str> =
+    let different: Vec<&str> =
         tested.iter().zip(p).filter(|(_, p)| *p < 0.05).map(|((name, _), _)| *name).collect();
     let how = "by Fisher's randomisation test, corrected by Holm over the models";
-    match told.len() {
+    match different.len() {
         _ if tested.is_empty() => None,
         0 => Some(format!("No model differs significantly from guessing (p ≥ 0.05 {how}).")),
         n if n == models.len() => {
             Some(format!("Every model differs significantly from guessing (p < 0.05 {how})."))
         }
-        _ => Some(format!("Significantly different from guessing (p < 0.05 {how}): {}.", told.join("; "))),
+        _ => {
+            Some(format!("Significantly different from guessing (p < 0.05 {how}): {}.", different.join("; ")))
+        }
     }
 }

@@ -209,7 +209,8 @@ impl<'a> Points<'a> {
             values.sort_by(f64::total_cmp);
             values.dedup_by(|a, b| (*a - *b).abs() < 1e-6);
             if values.len() < 3 {
-                let problem = format!("has {} different values, expected 3 or more", values.len());
+                let problem =
+                    format!("the number of different values is {}, expected 3 or more", values.len());
                 return Err(StatsError::UndeterminedSize { size: k, problem });
             }
         }
@@ -440,11 +441,11 @@ mod tests {
         let problem = |x: &[&[f64]], loss: &[f64]| fit_law(x, loss, 0.95, DRAWS).unwrap_err().to_string();
         assert!(problem(&[&n, &along], &loss).contains("the sizes grow together"));
         assert!(problem(&[&n[..5]], &loss[..5]).contains("too few points: n=5, a law of loss needs 6"));
-        assert!(problem(&[&[1e6; 8]], &loss[..8]).contains("size 1: has 1 different values"));
+        assert!(problem(&[&[1e6; 8]], &loss[..8]).contains("size 1: the number of different values is 1"));
         let named = fit_law(&[&[1e6; 8]], &loss[..8], 0.95, DRAWS).unwrap_err().naming(&["params"]);
         assert_eq!(
             named,
-            "the points do not determine the fit: params: has 1 different values, expected 3 or more"
+            "the points do not determine the fit: params: the number of different values is 1, expected 3 or more"
         );
         assert!(problem(&[&n], &vec![-1.0; n.len()]).contains("a loss is -1, expected a number above 0"));
     }

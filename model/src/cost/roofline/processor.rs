@@ -195,8 +195,8 @@ fn mean(mut work: impl FnMut()) -> f64 {
             continue;
         }
         looked = clock;
-        let told = before.and_then(|before| Some(processor_seconds()? - before));
-        let seconds = told.unwrap_or(clock);
+        let measured = before.and_then(|before| Some(processor_seconds()? - before));
+        let seconds = measured.unwrap_or(clock);
         if seconds >= MEASURED.0 || clock >= MEASURED.1 {
             return if seconds > 0.0 { seconds } else { clock } / rounds;
         }
@@ -205,8 +205,8 @@ fn mean(mut work: impl FnMut()) -> f64 {
 
 /// CPU time of the current thread in seconds; `None` except on Linux.
 fn processor_seconds() -> Option<f64> {
-    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    Some(told.split(' ').next()?.parse::<f64>().ok()? * 1e-9)
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(text.split(' ').next()?.parse::<f64>().ok()? * 1e-9)
 }
 
 #[cfg(test)]
