@@ -9,6 +9,7 @@ use crate::fsutil::read_text;
 use crate::system::peak_rss_mb;
 use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
+use model::cost::attention_pairs_x2;
 use model::inference::NextToken;
 use model::{
     Backend, Continuation, Continuations, Cost, Event, GenerateOptions, GenerationBatch, LaneConfig,
@@ -153,9 +154,24 @@ fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Done>
     let ceiling = alone as f64 / distinct as f64;
     // Only the last position of a prompt reaches the head, and all but the last of an answer.
     let head = 2.0 * (case.model.vocab_size * case.model.d_model) as f64;
-    let headless =
-        head * (1.0 - (case.batch_size * (1 + OPTIONS * (exam.answer_len - 1))) as f64 / read as f64);
-    let flops_per_token = Cost::forward(&case.model).per_token(case.seq_len) - headless;
+    let logits = case.batch_size * (1 + OPTIONS * (exam.answer_len - 1));
+    let cost = Cost::forward(&case.model);
+    let flops_per_token = cost.per_token(case.seq_len) - head * (1.0 - logits as f64 / read as f64);
+    let operations = |tokens: usize, squares: u64, logits: usize| {
+        cost.of(tokens as u64, squares) - head * (tokens as f64 - logits as f64)
+    };
+    let square = |len: usize| attention_pairs_x2(len as u64, case.model.window);
+    let (prompts, answers) = (case.batch_size as u64, (case.batch_size * OPTIONS) as u64);
+    let with_answer = square(case.seq_len + exam.answer_len - 1);
+    let (squares_alone, logits_alone) = match by_letter {
+        true => (prompts * square(case.seq_len), case.batch_size),
+        false => (answers * with_answer, case.batch_size * OPTIONS * exam.answer_len),
+    };
+    let squares = square(exam.shared)
+        + prompts * (square(case.seq_len) - square(exam.shared))
+        + answers * (with_answer - square(case.seq_len));
+    let operations_ceiling =
+        operations(alone, squares_alone, logits_alone) / operations(distinct, squares, logits);
     let report = Report {
         questions_per_second: Some(questions),
         sharing: Some(Sharing {
@@ -164,8 +180,10 @@ fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Done>
             tokens_distinct: distinct,
             tokens_read: read,
             ceiling,
+            operations_ceiling,
             speedup,
             of_ceiling: speedup / ceiling,
+            of_operations_ceiling: speedup / operations_ceiling,
         }),
         ..report("exam", case, tokens, peak_rss_mb)
     };

@@ -63,10 +63,15 @@ pub struct Sharing {
     pub tokens_read: usize,
     /// Upper bound of the speedup: `tokens_alone` over `tokens_distinct`.
     pub ceiling: f64,
+    /// Upper bound of the speedup if every operation took equally long: tokens after a prefix attend to all of it, and
+    /// logits of an answer's tokens cannot be shared.
+    pub operations_ceiling: f64,
     /// Median time without sharing over median time with sharing, measured alternately.
     pub speedup: f64,
     /// `speedup` over `ceiling`.
     pub of_ceiling: f64,
+    /// `speedup` over `operations_ceiling`.
+    pub of_operations_ceiling: f64,
 }
 
 /// Rates of the median, slowest and fastest step, in units per second.
@@ -224,6 +229,15 @@ mod tests {
         // Three questions of 20 + 20 tokens, with four answers each, of which two tokens are read.
         assert_eq!((sharing.tokens_alone, sharing.tokens_read), (12 * 42, 20 + 3 * 20 + 12 * 2));
         assert!(sharing.tokens_distinct <= sharing.tokens_read && sharing.speedup > 0.0);
+        // Every answer token has logits of its own, but all answers to a question share those of their first.
+        let (cost, head) = (model::Cost::forward(&case.model), (2 * 16 * case.model.vocab_size) as f64);
+        let operations = |tokens: usize, squares: f64, logits: f64| {
+            (cost.linear - head) * tokens as f64 + cost.quadratic * squares + head * logits
+        };
+        let alone = operations(12 * 42, 12.0 * 42.0 * 42.0, 12.0 * 3.0);
+        let squares = 20.0 * 20.0 + 3.0 * (40.0 * 40.0 - 20.0 * 20.0) + 12.0 * (42.0 * 42.0 - 40.0 * 40.0);
+        let shared = operations(sharing.tokens_distinct, squares, 3.0 + 12.0 * 2.0);
+        assert!((sharing.operations_ceiling / (alone / shared) - 1.0).abs() < 1e-12);
         assert!(generate(&small()).unwrap().tokens_per_second.median > 0.0);
         let report = tokenize(&small(), None, None).unwrap();
         assert!(report.megabytes_per_second.unwrap().median > 0.0 && report.compute.is_none());

@@ -4,6 +4,7 @@ use super::super::number::NOTHING;
 use super::super::observation::Pooled;
 use super::super::summary::Setting;
 use crate::records::{GUESSING, group_of, groups};
+use crate::track::{counted, number};
 use minijinja::{Value, context};
 use std::collections::BTreeMap;
 
@@ -35,12 +36,13 @@ pub fn values(settings: &[Setting]) -> Option<Value> {
     let is_grouped = groups.len() > 1 || groups.iter().any(|(group, _)| *group != OTHER);
     let shown = groups.iter().map(|(group, subjects)| {
         let rows: Vec<Value> = subjects.iter().map(|subject| row(subject, &[*subject], &columns)).collect();
-        let name = || format!("{group}: {}", crate::track::counted(subjects.len(), "subject"));
+        let name = || format!("{group}: {}", counted(subjects.len(), "subject"));
         context! { name => is_grouped.then(name), averages => is_grouped.then(|| averages(subjects, &columns)), rows }
     });
     let labels: Vec<&str> = examined.iter().map(|(label, _)| *label).collect();
     (!all.is_empty()).then(|| {
-        context! { labels, averages => averages(&all, &columns), groups => shown.collect::<Vec<_>>(), subjects => all.len() }
+        let subjects = counted(all.len(), "subject");
+        context! { labels, averages => averages(&all, &columns), groups => shown.collect::<Vec<_>>(), subjects }
     })
 }
 
@@ -69,7 +71,7 @@ fn row(head: &str, subjects: &[&str], columns: &[&Answers]) -> Value {
         let by_chance = found.iter().map(|p| chance(p) * p.asked as f64).sum::<f64>() / all;
         if found.is_empty() { nothing() } else { cell(count(|p| p.correct) / all, by_chance) }
     });
-    let questions = crate::track::number(asked.unwrap_or(0));
+    let questions = number(asked.unwrap_or(0));
     context! { head, questions, cells => cells.collect::<Vec<_>>() }
 }
 

@@ -18,17 +18,57 @@ const TILE: usize = 64;
 
 /// Keys and values of the positions that a sequence has read.
 pub struct Cache {
-    /// Rotated keys, `(n_kv_heads, capacity, head_dim)`.
-    pub k: Vec<f32>,
+    /// Rotated keys, `(n_kv_heads, head_dim, capacity)`: products of few queries read them as they are.
+    k: Vec<f32>,
     /// Values, `(n_kv_heads, capacity, head_dim)`.
-    pub v: Vec<f32>,
+    v: Vec<f32>,
+    capacity: usize,
+    heads: Heads,
 }
 
-/// Copies a range of positions to offset `at`, for every head. Both arrays: `(n_kv_heads, positions, head_dim)`.
-pub fn copy_positions(to: &mut [f32], at: usize, from: &[f32], range: Range<usize>, heads: Heads) {
-    let (hd, room, there) = (heads.head_dim, to.len() / heads.n_kv_heads, from.len() / heads.n_kv_heads);
-    for (to, from) in to.chunks_exact_mut(room).zip(from.chunks_exact(there)) {
-        to[at * hd..(at + range.len()) * hd].copy_from_slice(&from[range.start * hd..range.end * hd]);
+impl Cache {
+    /// Creates a cache for at least `capacity` positions.
+    pub fn new(heads: Heads, capacity: usize) -> Self {
+        let capacity = capacity.next_multiple_of(LANES);
+        let room = || vec![0.0; capacity * heads.kv_width()];
+        Self { k: room(), v: room(), capacity, heads }
+    }
+
+    /// Stores the keys and values of some rows of a batch, `(n_kv_heads, n, head_dim)`, from position `at` on.
+    pub fn append(&mut self, at: usize, qkv: &Qkv<Cpu>, rows: Range<usize>) {
+        let (hd, capacity) = (self.heads.head_dim, self.capacity);
+        let n = qkv.k.len() / self.heads.kv_width();
+        for head in 0..self.heads.n_kv_heads {
+            let from = (head * n + rows.start) * hd..(head * n + rows.end) * hd;
+            let to = (head * capacity + at) * hd;
+            self.v[to..to + from.len()].copy_from_slice(&qkv.v[from.clone()]);
+            let keys = &mut self.k[head * hd * capacity..][..hd * capacity];
+            for (position, key) in (at..).zip(qkv.k[from].chunks_exact(hd)) {
+                for (column, &element) in keys.chunks_exact_mut(capacity).zip(key) {
+                    column[position] = element;
+                }
+            }
+        }
+    }
+
+    /// Copies the first `read` positions of another cache of the same heads.
+    pub fn copy(&mut self, from: &Cache, read: usize) {
+        let hd = self.heads.head_dim;
+        for (to, from) in self.k.chunks_exact_mut(self.capacity).zip(from.k.chunks_exact(from.capacity)) {
+            to[..read].copy_from_slice(&from[..read]);
+        }
+        let values = self.v.chunks_exact_mut(self.capacity * hd).zip(from.v.chunks_exact(from.capacity * hd));
+        for (to, from) in values {
+            to[..read * hd].copy_from_slice(&from[..read * hd]);
+        }
+    }
+
+    /// Keys `(head_dim, keys)` and values `(keys, head_dim)` of a tile.
+    fn of<'a>(&'a self, head: usize, tile: &Tile) -> Keys<'a> {
+        let (hd, keys) = (self.heads.head_dim, tile.keys.len());
+        let k = &self.k[head * hd * self.capacity + tile.keys.start..];
+        let v = &self.v[(head * self.capacity + tile.keys.start) * hd..];
+        (Mat::strided(k, hd, keys, self.capacity), Mat::strided(v, keys, hd, hd))
     }
 }
 
@@ -137,22 +177,15 @@ fn runs<'a>(seen: &[Pieces<'a, Cache>], batch: &Ragged, attention: &Attention) -
     runs
 }
 
-/// Keys and values of a tile: `(keys, head_dim)` each.
-type Keys<'a> = (&'a [f32], &'a [f32]);
+/// Keys and values of a tile: `(head_dim, keys)` and `(keys, head_dim)`.
+type Keys<'a> = (Mat<'a>, Mat<'a>);
 
 /// The keys and values of a tile from a batch, `(n_kv_heads, n, head_dim)`.
 fn of_batch<'a>(qkv: &'a Qkv<Cpu>, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
     let (n, hd, start) = (qkv.k.len() / heads.kv_width(), heads.head_dim, tile.start());
     let range = (head * n + start + tile.keys.start) * hd..(head * n + start + tile.keys.end) * hd;
-    (&qkv.k[range.clone()], &qkv.v[range])
-}
-
-/// The keys and values of a tile from a cache.
-fn of_cache<'a>(cache: &'a Cache, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
-    let capacity = cache.k.len() / heads.kv_width();
-    let of = |position: usize| (head * capacity + position) * heads.head_dim;
-    let range = of(tile.keys.start)..of(tile.keys.end);
-    (&cache.k[range.clone()], &cache.v[range])
+    let keys = tile.keys.len();
+    (Mat::new(&qkv.k[range.clone()], keys, hd).t(), Mat::new(&qkv.v[range], keys, hd))
 }
 
 /// Writes `out`, `(n, n_heads head_dim)`; returns the log-sum-exp of each row, `(n_kv_heads, n, repeats)`.
@@ -188,7 +221,7 @@ pub fn forward_cached(
         let mut queries = Queries::of(q, out, &mut lse, head, n, attention);
         for run in &runs {
             for tile in tiles(run.rows.clone(), run.first, run.keys, attention) {
-                queries.attend(of_cache(run.cache, heads, head, &tile), &tile, run.merges);
+                queries.attend(run.cache.of(head, &tile), &tile, run.merges);
             }
         }
     }
@@ -239,8 +272,7 @@ impl<'a> Queries<'a> {
         }
         let q = Mat::new(&self.q[tile.rows_of(hd)], rows, hd);
         let mut scores = Buffer::dirty(rows * stride);
-        let k = Mat::new(k, keys, hd);
-        matmul_part(&mut scores, stride, q, k.t(), false, Part::Visible(tile.mask()));
+        matmul_part(&mut scores, stride, q, k, false, Part::Visible(tile.mask()));
         let lse = &mut self.lse[tile.rows_of(1)];
         let before = merge.then(|| Buffer::copy_of(lse));
         softmax_rows(&mut scores, lse, tile);
@@ -249,7 +281,7 @@ impl<'a> Queries<'a> {
         }
         let mut found = Buffer::dirty(rows * hd);
         let p = Mat::strided(&scores, rows, keys, stride);
-        matmul_part(&mut found, hd, p, Mat::new(v, keys, hd), false, Part::OfVisible(tile.mask()));
+        matmul_part(&mut found, hd, p, v, false, Part::OfVisible(tile.mask()));
         let places = tile.rows.clone().zip(found.chunks_exact(repeats * hd));
         match before {
             None => {
@@ -314,7 +346,6 @@ pub fn backward(
             let keys_of = (start + tile.keys.start) * hd..(start + tile.keys.end) * hd;
             let q = Mat::new(&q[tile.rows_of(hd)], rows, hd);
             let (k, v) = of_batch(qkv, heads, head, &tile);
-            let (k, v) = (Mat::new(k, keys, hd), Mat::new(v, keys, hd));
 
             let mut do_tile = Buffer::dirty(rows * hd);
             let mut inner = Buffer::dirty(rows); // inner product of dout and out, per row
@@ -327,7 +358,7 @@ pub fn backward(
 
             let (visible, transposed) = (Part::Visible(tile.mask()), Part::OfVisibleTransposed(tile.mask()));
             let mut p = Buffer::dirty(rows * stride);
-            matmul_part(&mut p, stride, q, k.t(), false, visible);
+            matmul_part(&mut p, stride, q, k, false, visible);
             probability_rows(&mut p, &lse[tile.rows_of(1)], &tile);
             let mut dp = Buffer::dirty(rows * stride);
             let do_mat = Mat::new(&do_tile, rows, hd);
@@ -344,7 +375,7 @@ pub fn backward(
             }
             score_grads(&mut dp, &p, &inner, &tile);
             let ds = Mat::strided(&dp, rows, keys, stride);
-            matmul_part(&mut dq[tile.rows_of(hd)], hd, ds, k, false, Part::OfVisible(tile.mask()));
+            matmul_part(&mut dq[tile.rows_of(hd)], hd, ds, k.t(), false, Part::OfVisible(tile.mask()));
             matmul_part(&mut dk[keys_of], hd, ds.t(), q, true, transposed);
         }
     }
@@ -463,7 +494,11 @@ mod tests {
 
     /// A cache whose keys are 0, so that attention returns the mean of the visible values.
     fn cache(values: &[f32]) -> Cache {
-        Cache { k: vec![0.0; values.len()], v: values.to_vec() }
+        let mut cache = Cache::new(HEADS, values.len());
+        let of = |values: &[f32]| Buffer::copy_of(values);
+        let qkv = Qkv::<Cpu> { q: of(values), k: Buffer::zeros(values.len()), v: of(values) };
+        cache.append(0, &qkv, 0..values.len());
+        cache
     }
 
     /// Attends with one query per document at the given positions.

@@ -198,8 +198,7 @@ impl Backend for Cpu {
     }
 
     fn cache(&self, heads: Heads, capacity: usize) -> Result<attention::Cache> {
-        let room = || vec![0.0; capacity * heads.kv_width()];
-        Ok(attention::Cache { k: room(), v: room() })
+        Ok(attention::Cache::new(heads, capacity))
     }
 
     fn cache_append(
@@ -208,11 +207,9 @@ impl Backend for Cpu {
         qkv: &Qkv<Self>,
         rows: Range<usize>,
         read: usize,
-        heads: Heads,
+        _: Heads,
     ) -> Result<()> {
-        for (to, from) in [(&mut cache.k, &qkv.k), (&mut cache.v, &qkv.v)] {
-            attention::copy_positions(to, read, from, rows.clone(), heads);
-        }
+        cache.append(read, qkv, rows);
         Ok(())
     }
 
@@ -221,11 +218,9 @@ impl Backend for Cpu {
         to: &mut attention::Cache,
         from: &attention::Cache,
         read: usize,
-        heads: Heads,
+        _: Heads,
     ) -> Result<()> {
-        for (to, from) in [(&mut to.k, &from.k), (&mut to.v, &from.v)] {
-            attention::copy_positions(to, 0, from, 0..read, heads);
-        }
+        to.copy(from, read);
         Ok(())
     }
 

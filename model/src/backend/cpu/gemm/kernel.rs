@@ -20,6 +20,22 @@ pub(super) struct LhsBlock<'a> {
     height: usize,
 }
 
+/// A block of `b`, `(k, n)`, panel by panel.
+#[derive(Clone, Copy)]
+pub(super) struct RhsBlock<'a> {
+    data: &'a [f32],
+    /// Elements between its rows if it is in its original layout; `None` for packed panels.
+    stride: Option<usize>,
+}
+
+/// The part of a panel of `b` that a tile reads.
+#[derive(Clone, Copy)]
+struct Rhs {
+    start: *const f32,
+    /// Elements between its rows.
+    row: usize,
+}
+
 /// Destination of a panel's results.
 #[derive(Clone, Copy)]
 struct Out {
@@ -60,8 +76,8 @@ impl Place {
     }
 }
 
-/// Multiplies a block of `a` by one packed panel of `b`.
-type Panel = unsafe fn(Out, LhsBlock, *const f32);
+/// Multiplies a block of `a` by one panel of `b`.
+type Panel = unsafe fn(Out, LhsBlock, Rhs);
 
 /// The compiled loops of one path.
 #[derive(Clone, Copy)]
@@ -69,6 +85,8 @@ pub(super) struct Kernel {
     /// [`multiply`] for panels of one, two and three vectors, each for rows at any stride, at stride 1 and at
     /// [`pack::STRIDE`].
     multiply: [[Panel; 3]; 3],
+    /// The same for panels that are not packed, for rows at any stride.
+    multiply_unpacked: [Panel; 3],
     /// [`pack::rows`].
     rows: unsafe fn(&mut [f32], Mat, usize),
     /// [`pack::panels`].
@@ -85,9 +103,15 @@ macro_rules! path {
         mod $name {
             use super::*;
             $(#[target_feature(enable = $features)])?
-            unsafe fn panel<const VECTORS: usize, const ROW: usize>(out: Out, a: LhsBlock, b: *const f32) {
+            unsafe fn panel<const VECTORS: usize, const ROW: usize>(out: Out, a: LhsBlock, b: Rhs) {
+                let b = Rhs { row: VECTORS * <$simd>::LANES, ..b };
                 // SAFETY: the caller upholds the contract, here and below.
                 unsafe { multiply::<$simd, VECTORS, ROW>(out, a, b) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn unpacked<const VECTORS: usize>(out: Out, a: LhsBlock, b: Rhs) {
+                // SAFETY: see above.
+                unsafe { multiply::<$simd, VECTORS, 0>(out, a, b) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn rows(to: &mut [f32], a: Mat, height: usize) {
@@ -105,6 +129,7 @@ macro_rules! path {
                     [panel::<2, 0>, panel::<2, 1>, panel::<2, { pack::STRIDE }>],
                     [panel::<3, 0>, panel::<3, 1>, panel::<3, 0>],
                 ],
+                multiply_unpacked: [unpacked::<1>, unpacked::<2>, unpacked::<3>],
                 rows,
                 panels,
                 lanes: <$simd>::LANES,
@@ -131,6 +156,21 @@ impl<'a> LhsBlock<'a> {
         let (row, col) = if a.row_stride == 1 { (1, height) } else { (pack::STRIDE, 1) };
         let tile = height * if row == 1 { a.cols } else { row };
         Self { data, tile, row, col, m: a.rows, k: a.cols, height }
+    }
+}
+
+impl<'a> RhsBlock<'a> {
+    /// Returns a block that [`Kernel::pack_panels`] has packed.
+    pub fn packed(panels: &'a [f32]) -> Self {
+        Self { data: panels, stride: None }
+    }
+
+    /// Returns a block in its original layout, or `None` if its vectors are not contiguous, or if the last one would
+    /// end beyond its data.
+    pub fn of(b: Mat<'a>, kernel: Kernel) -> Option<Self> {
+        let stride = (b.col_stride == 1 && b.rows > 0).then_some(b.row_stride)?;
+        let end = (b.rows - 1) * stride + kernel.room(b.cols);
+        (end <= b.data.len()).then_some(Self { data: b.data, stride: Some(stride) })
     }
 }
 
@@ -174,14 +214,14 @@ impl Kernel {
         unsafe { (self.panels)(to, b) }
     }
 
-    /// Computes `out = a b` or `out += a b`; `panels` holds the packed panels of `b`, with `n` columns in total.
+    /// Computes `out = a b` or `out += a b`; `b` has `n` columns.
     #[allow(clippy::too_many_arguments)] // the two operands, the result, and its part
     pub fn product(
         self,
         out: &mut [f32],
         stride: usize,
         a: LhsBlock,
-        panels: &[f32],
+        b: RhsBlock,
         n: usize,
         accumulate: bool,
         place: Place,
@@ -190,24 +230,30 @@ impl Kernel {
         let reach = |rows: usize| (rows - 1) * a.row + (a.k - 1) * a.col;
         let last =
             if rest > 0 { tiles * a.tile + reach(rest) } else { (tiles - 1) * a.tile + reach(a.height) };
-        assert!(a.row == 1 || a.col == 1);
+        assert!(a.col == 1 || a.row == 1 && b.stride.is_none());
         assert!(a.height <= self.height && last < a.data.len());
-        assert!(out.len() >= (a.m - 1) * stride + n && panels.len() >= self.room(n) * a.k);
-        let (mut first, mut panel) = (0, panels.as_ptr());
+        assert!(out.len() >= (a.m - 1) * stride + n);
+        assert!(b.data.len() >= b.stride.map_or(self.room(n) * a.k, |row| (a.k - 1) * row + self.room(n)));
+        let mut first = 0;
         while first < n {
             let width = panel_width(self.lanes, n - first);
             let vectors = width.div_ceil(self.lanes);
-            let multiply = self.multiply[vectors - 1][match a.row {
+            let packed = self.multiply[vectors - 1][match a.row {
                 1 => 1,
                 pack::STRIDE => 2,
                 _ => 0,
             }];
             let place = Place { column: place.column + first, ..place };
             let out = Out { start: out[first..].as_mut_ptr(), stride, width, accumulate, place };
+            let (multiply, start, row) = match b.stride {
+                Some(row) => (self.multiply_unpacked[vectors - 1], first, row),
+                // All panels before this one consist of whole vectors.
+                None => (packed, first * a.k, vectors * self.lanes),
+            };
+            let b = Rhs { start: b.data[start..].as_ptr(), row };
             // SAFETY: all three were checked above to cover the tiles.
-            unsafe { multiply(out, a, panel) };
+            unsafe { multiply(out, a, b) };
             first += width;
-            panel = panel.wrapping_add(vectors * self.lanes * a.k);
         }
     }
 }
@@ -220,7 +266,7 @@ pub(super) fn panel_width(lanes: usize, n: usize) -> usize {
 /// Computes all tiles of a panel of `VECTORS` vectors; three vectors leave registers for only half a tile. `ROW` is the
 /// stride of the rows of a tile: a stride known to the compiler becomes part of the instructions; 0 means any.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a: LhsBlock, b: *const f32) {
+unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a: LhsBlock, b: Rhs) {
     let a = match ROW {
         0 if VECTORS == 1 => LhsBlock { col: 1, ..a },
         0 => a,
@@ -240,8 +286,8 @@ unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a:
             if !inner.is_empty() {
                 let out = Out { start: out.start.wrapping_add(row * out.stride), ..out };
                 let start = a.data.as_ptr().wrapping_add(i * a.tile + below * a.row + inner.start * a.col);
-                let (a, b) =
-                    (LhsBlock { k: inner.len(), ..a }, b.wrapping_add(inner.start * VECTORS * S::LANES));
+                let a = LhsBlock { k: inner.len(), ..a };
+                let b = Rhs { start: b.start.wrapping_add(inner.start * b.row), ..b };
                 // SAFETY: the caller upholds the contract.
                 unsafe { tile_of::<S, VECTORS>(part, out, start, a, b) };
             }
@@ -257,7 +303,7 @@ unsafe fn tile_of<S: Simd, const VECTORS: usize>(
     out: Out,
     start: *const f32,
     a: LhsBlock,
-    b: *const f32,
+    b: Rhs,
 ) {
     macro_rules! tiles {
         ($($rows:literal)*) => {
@@ -289,7 +335,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     out: Out,
     mut left: *const f32,
     a: LhsBlock,
-    mut right: *const f32,
+    Rhs { start: mut right, row }: Rhs,
 ) {
     let Out { start, stride, width, accumulate, .. } = out;
     let last = width.wrapping_sub((VECTORS - 1) * S::LANES);
@@ -310,15 +356,15 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
         for _ in 0..pairs {
             step::<S, ROWS, VECTORS>(&mut sums, left, a.row, right);
             left = left.wrapping_add(a.col);
-            right = right.wrapping_add(VECTORS * S::LANES);
+            right = right.wrapping_add(row);
             step::<S, ROWS, VECTORS>(&mut sums, left, a.row, right);
             left = left.wrapping_add(a.col);
-            right = right.wrapping_add(VECTORS * S::LANES);
+            right = right.wrapping_add(row);
         }
         for _ in 2 * pairs..a.k {
             step::<S, ROWS, VECTORS>(&mut sums, left, a.row, right);
             left = left.wrapping_add(a.col);
-            right = right.wrapping_add(VECTORS * S::LANES);
+            right = right.wrapping_add(row);
         }
         for (i, sums) in sums.iter().enumerate() {
             for (j, &sum) in sums.iter().enumerate() {

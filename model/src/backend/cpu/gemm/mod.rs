@@ -11,7 +11,7 @@ mod simd;
 
 pub use simd::Path;
 
-use kernel::{Kernel, LhsBlock, Place};
+use kernel::{Kernel, LhsBlock, Place, RhsBlock};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -163,6 +163,8 @@ fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, a
             1 => PANELS_CUT,
             _ => 1,
         };
+    // A single tile of rows reads each panel once: packing it would cost more than the product.
+    let is_read_once = m <= kernel.height(m) && a.col_stride == 1;
     let pack = n >= PACK_FROM[if a.col_stride == 1 { 2 } else { usize::from(a.col_stride > FAR_STRIDE) }];
     SCRATCH.with_borrow_mut(|Scratch { rows, panels }| {
         for first in (0..k).step_by(INNER) {
@@ -171,8 +173,15 @@ fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, a
             let mut left = 0;
             while left < n {
                 let columns = if n - left > together + kernel.width() / 2 { together } else { n - left };
-                let panels = at_least(panels, kernel.room(columns) * inner);
-                kernel.pack_panels(panels, b.block(first, inner, left, columns));
+                let right = b.block(first, inner, left, columns);
+                let right = match RhsBlock::of(right, kernel).filter(|_| is_read_once) {
+                    Some(right) => right,
+                    None => {
+                        let panels = at_least(panels, kernel.room(columns) * inner);
+                        kernel.pack_panels(panels, right);
+                        RhsBlock::packed(panels)
+                    }
+                };
                 for top in (0..m).step_by(ROWS) {
                     let block = a.block(top, ROWS.min(m - top), first, inner);
                     let height = kernel.height(block.rows);
@@ -187,7 +196,7 @@ fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, a
                     };
                     let out = &mut out[top * stride + left..];
                     let place = Place { part, row: top, inner: first, column: left };
-                    kernel.product(out, stride, block, panels, columns, accumulate, place);
+                    kernel.product(out, stride, block, right, columns, accumulate, place);
                 }
                 left += columns;
             }
