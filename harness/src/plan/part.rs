@@ -1,7 +1,6 @@
 //! A part of a stage graph: some of its trials with the stage runs that they need.
 
 use super::graph::{PlannedTrial, StageGraph};
-use super::planner::training_flops;
 use super::trunk;
 use super::tune::PlannedTuning;
 
@@ -36,15 +35,13 @@ impl StageGraph {
             for need in [&mut node.tokenizer, &mut node.data, &mut node.model] {
                 *need = need.and_then(|need| node_at[need]);
             }
-            node.trunk = None;
-            node.weight = node.stage.training().map_or(0.0, |stage| training_flops(&node.config, stage));
             node_at[index] = Some(nodes.len());
             nodes.push(node);
         }
         for planned in &mut trials {
             planned.stages = planned.stages.iter().filter_map(|&stage| node_at[stage]).collect();
         }
-        let mut part = Self { trials, nodes, tunings };
+        let mut part = Self { trials, nodes, tunings }.apart();
         part.mark_held();
         part.mark_unneeded();
         trunk::share(&mut part);

@@ -3,6 +3,7 @@
 //!
 //! *Invariant:* a trunk is not a dependency: names, facts and results of a stage run are the same without it.
 
+use super::planner::training_flops;
 use super::{StageGraph, State};
 use crate::config::{Schedule, TrainStage, canonical_json};
 use crate::train::trunk::{checkpoint_for, has_begun, shared_steps};
@@ -39,6 +40,18 @@ pub fn share(graph: &mut StageGraph) {
     for (branch, trunk) in found {
         graph.nodes[branch].weight *= 1.0 - trunk.share;
         graph.nodes[branch].trunk = Some(trunk);
+    }
+}
+
+impl StageGraph {
+    /// The graph in which every training takes all its own steps, as Slurm's jobs do.
+    pub fn apart(&self) -> Self {
+        let mut graph = self.clone();
+        for node in &mut graph.nodes {
+            node.trunk = None;
+            node.weight = node.stage.training().map_or(0.0, |stage| training_flops(&node.config, stage));
+        }
+        graph
     }
 }
 
@@ -133,5 +146,10 @@ mod tests {
         // A branch weighs only its own steps: 20 of 100, compared with 1000.
         let weight = |trial: usize| graph.nodes[pretraining(trial)].weight;
         assert!((weight(0) / weight(1) - 0.02).abs() < 0.002);
+        // Apart, it weighs all of them.
+        let apart = graph.apart();
+        assert!(apart.nodes.iter().all(|node| node.trunk.is_none()));
+        let weight = |trial: usize| apart.nodes[pretraining(trial)].weight;
+        assert!((weight(0) / weight(1) - 0.1).abs() < 0.01);
     }
 }

@@ -143,7 +143,11 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         gpus.turns(jobs.unwrap_or(left).min(left)).iter().for_each(|line| options.board.line(line));
     }
     create_dir(&work.runs)?;
-    options.board.line(&outline(&graph, &work.runs)?);
+    let told = match options.executor {
+        Executor::Slurm(_) => outline(&graph.apart(), &work.runs)?,
+        Executor::Local { .. } => outline(&graph, &work.runs)?,
+    };
+    options.board.line(&told);
     let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
     work.end()?;
     // By the names of this run: its data may have changed meanwhile.
@@ -181,7 +185,7 @@ fn execute(
     loop {
         work.begin(&all)?;
         let executed = match &options.executor {
-            Executor::Slurm(sbatch) => slurm::execute(&graph, sbatch, &options.stop, &options.board)?,
+            Executor::Slurm(sbatch) => slurm::execute(&graph.apart(), sbatch, &options.stop, &options.board)?,
             Executor::Local { jobs, limits, retries, .. } => {
                 let children = Processes::of_this_program(*limits)?;
                 let machine = Machine::this(gpus.clone(), *jobs, graph.trials.len());

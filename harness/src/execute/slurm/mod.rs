@@ -34,6 +34,8 @@ const PATIENCE: u32 = 5;
 
 /// Submits the graph to Slurm and waits until everything is finished or failed. A stop leaves the jobs running.
 ///
+/// A job waits only for what it needs: the graph is [apart](StageGraph::apart), so that no job waits for a trunk.
+///
 /// # Errors
 /// If Slurm is not available or refuses a job.
 pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Board) -> Result<Outcome> {
@@ -103,7 +105,7 @@ fn submit_all(graph: &StageGraph, options: &[String], board: &Board) -> Result<B
             Some(job) => job.clone(),
             None => {
                 for &node in array.tasks.values() {
-                    write_request(&request(graph, node)?)?;
+                    write_request(&request_of(graph, node, graph.nodes[node].config.threads)?)?;
                 }
                 let dirs = array.tasks.iter().map(|(&task, &node)| (task, graph.nodes[node].dir.as_path()));
                 let after = dependency(&arrays, array.after);
@@ -148,12 +150,6 @@ pub fn time_limit_problem(request: &StageRequest, restarts: u32) -> Result<Optio
 /// Number of stage runs that need no work: all but those left to run, now or once a value is chosen.
 fn found(graph: &StageGraph) -> usize {
     graph.nodes.iter().filter(|node| !node.state.is_left()).count()
-}
-
-/// The request of a job. It names no trunk and no branches: a job waits only for what it needs, and takes all its own steps.
-fn request(graph: &StageGraph, node: usize) -> Result<StageRequest> {
-    let threads = graph.nodes[node].config.threads;
-    Ok(StageRequest { trunk: None, branches: vec![], ..request_of(graph, node, threads)? })
 }
 
 /// The failure message for a stage run whose job left the queue without a record of its end.
@@ -319,13 +315,6 @@ mod tests {
             let said = fs::read_to_string(folder.join(LOG)).unwrap();
             assert_eq!(said, format!("stage-run --restarts {restarts} {}/request.json\n", folder.display()));
         }
-    }
-
-    #[test]
-    fn a_job_works_with_the_threads_of_its_trial() {
-        let graph = plan(&[trial(|config| config.threads = 3)], Path::new("runs"));
-        let request = request(&graph, 2).unwrap();
-        assert_eq!((request.threads, request.trial_config().unwrap().threads), (3, 3));
     }
 
     #[test]
