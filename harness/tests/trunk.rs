@@ -130,13 +130,28 @@ fn budgets_that_are_killed_and_resumed_share_them_too() {
         &|| pretrainings().any(|run| checkpoints(&run.join("branches")) == 2),
         &|| has("trunk.json"),
     ];
+    let mut claim = None;
     for moment in moments {
         let mut driver = Driver::start(other.path(), &["run", "sweep.toml"]);
         assert!(driver.wait_until(moment), "the sweep was over too soon:\n{}", driver.output());
         driver.kill_all();
+        claim = claim.or_else(|| pretrainings().find_map(|run| fs::read(run.join("claim.json")).ok()));
     }
     let mut driver = Driver::start(other.path(), &["run", "sweep.toml"]);
     assert!(driver.wait(PATIENCE).success(), "{}", driver.output());
+    assert_same(&apart, &runs, [23, 47]);
+    // A branch whose process is killed once its end is recorded leaves two checkpoints and its claim: the next run removes them.
+    let branch = pretrainings().find(|run| run.join("trunk.json").exists()).unwrap();
+    let origin: Value = serde_json::from_slice(&fs::read(branch.join("trunk.json")).unwrap()).unwrap();
+    let uuid = branch.file_name().unwrap().to_string_lossy().replacen("pretrain-", "", 1);
+    let of_trunk = runs.join(origin["run"].as_str().unwrap()).join("branches");
+    fs::create_dir(&of_trunk).unwrap();
+    for left in [of_trunk.join(format!("{uuid}.ckpt")), branch.join("checkpoints/step-0000000036.ckpt")] {
+        fs::write(left, "left").unwrap();
+    }
+    fs::write(branch.join("claim.json"), claim.unwrap()).unwrap();
+    mindscale(other.path()).args(["run", "sweep.toml"]).assert().success();
+    assert_eq!(checkpoints(&branch.join("checkpoints")), 0);
     assert_same(&apart, &runs, [23, 47]);
 }
 

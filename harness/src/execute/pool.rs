@@ -9,8 +9,8 @@ use super::pace::{Pace, TrackedProgress};
 use super::retry::pause;
 use super::worker::{AttemptOutcome, record_end};
 use crate::plan::{StageGraph, StageNode, State, Trunk};
-use crate::recipe::StageRequest;
-use crate::runs::claim::{ClaimOwner, Held, Watch, clear_dead};
+use crate::recipe::{StageBody, StageRequest};
+use crate::runs::claim::{Claim, ClaimOwner, Held, Taking, Watch};
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::track::{Board, Progress, time};
 use crate::train::describe;
@@ -195,12 +195,6 @@ impl<'a> Pool<'a> {
             if running == 0 && (open == 0 || self.stop.is_requested()) {
                 self.outcome.stopped = open > 0;
                 self.board.finish();
-                for (node, state) in self.graph.nodes.iter().zip(&self.states) {
-                    if matches!(state, NodeState::Done) {
-                        // Best effort: a dead claim on a finished stage run blocks nobody.
-                        let _ = clear_dead(&node.dir);
-                    }
-                }
                 return Ok(self.outcome);
             }
             self.show_total();
@@ -456,6 +450,23 @@ fn downstream(graph: &StageGraph) -> Vec<f64> {
         weights[index] += after;
     }
     weights
+}
+
+/// Completes finished stage runs whose process was killed after it had recorded their end: removes what only an unfinished
+/// stage run needs, and the claim of the dead process.
+///
+/// # Errors
+/// If a claim cannot be taken, or a file cannot be removed.
+pub fn tidy_killed(graph: &StageGraph, body: &dyn StageBody) -> Result<()> {
+    for (index, node) in graph.nodes.iter().enumerate().filter(|(_, node)| node.state == State::Done) {
+        if let Ok(Held::Dead(_)) = Watch::default().look(&node.dir)
+            && let Taking::Ours(_claim) = Claim::take(&node.dir, None)?
+        {
+            let request = request_of(graph, index, 1)?;
+            body.tidy(&request, &request.trial_config()?)?;
+        }
+    }
+    Ok(())
 }
 
 /// The request by which a process works on a stage run of the plan; `threads` = 0 means all cores that it finds.

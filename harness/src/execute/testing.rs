@@ -36,6 +36,8 @@ pub struct Fake {
     pub checkpoint: Mutex<Option<u64>>,
     /// How long each stage takes.
     pub takes: Duration,
+    /// Stage and seed of each stage run that was tidied.
+    pub tidied: Mutex<Vec<(Stage, u64)>>,
 }
 
 impl StageBody for Fake {
@@ -88,7 +90,8 @@ impl StageBody for Fake {
         }))
     }
 
-    fn tidy(&self, _request: &StageRequest, _config: &TrialConfig) -> Result<()> {
+    fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()> {
+        self.tidied.lock().unwrap().push((request.stage, config.seed));
         Ok(())
     }
 }

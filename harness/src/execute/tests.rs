@@ -3,7 +3,7 @@
 
 use super::gpus::{Gpu, Gpus};
 use super::machine::Machine;
-use super::pool::{Launch, Outcome, Stop, execute};
+use super::pool::{Launch, Outcome, Stop, execute, tidy_killed};
 use super::testing::{Fake, run, seeds, two_cores};
 use super::worker::{AttemptOutcome, record_end, work};
 use crate::config::{Source, Stage, TrainStage};
@@ -197,7 +197,7 @@ fn an_interrupted_stage_run_is_taken_over() {
     let mut owner: serde_json::Value = serde_json::from_str(held.trim()).unwrap();
     owner["process_started"] = json!(1);
     owner["heartbeat"] = json!(20);
-    // Its predecessor was killed after its end was recorded: only its claim is left to remove.
+    // Its predecessor was killed after its end was recorded: its claim is left, and what only an unfinished one needs.
     let sft =
         graph.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Sft)).unwrap().dir.join(CLAIM);
     fs::write(&sft, owner.to_string()).unwrap();
@@ -209,9 +209,16 @@ fn an_interrupted_stage_run_is_taken_over() {
     let body = Fake::default();
     run(&graph, &body);
     assert_eq!(*body.ran.lock().unwrap(), [(Stage::Train(TrainStage::Dpo), 1)]);
+    assert_eq!(std::mem::take(&mut *body.tidied.lock().unwrap()), [(Stage::Train(TrainStage::Dpo), 1)]);
     let manifest = Manifest::read(&dpo.dir).unwrap().unwrap();
     assert_eq!((manifest.status, manifest.attempts), (RunStatus::Done, 2));
-    assert!(!sft.exists());
+    assert!(sft.exists());
+    let graph = plan(&trials, runs.path());
+    for tidied in [vec![(Stage::Train(TrainStage::Sft), 1)], vec![]] {
+        tidy_killed(&graph, &body).unwrap();
+        assert_eq!(std::mem::take(&mut *body.tidied.lock().unwrap()), tidied);
+        assert!(!sft.exists());
+    }
     // The heartbeat of the killed owner counts as a minute of work.
     assert!((60.0..70.0).contains(&manifest.wall_seconds), "{}", manifest.wall_seconds);
 }

@@ -64,6 +64,8 @@ pub fn work(
         && before.status == RunStatus::Done
         && before.damage(dir).is_none()
     {
+        // The process that finished it may have been killed before this.
+        body.tidy(request, &request.trial_config()?)?;
         return Ok(AttemptOutcome::Done(Box::new(before.results.clone())));
     }
     remove_drafts(dir)?;
@@ -114,17 +116,27 @@ pub fn work(
 /// `least` is how many seconds the stage run has taken at least, over all its attempts, as seen from outside: a process
 /// counts its own time only once it has started.
 ///
-/// A finished stage run stays finished, and one that another process works on is left alone.
+/// A finished stage run stays finished, with the claim of its dead process, by which [`super::pool::tidy_killed`] finds it.
+/// One that another process works on is left alone.
 ///
 /// # Errors
 /// If the manifest cannot be read or written.
 pub fn record_end(request: &StageRequest, status: RunStatus, reason: Option<&str>, least: f64) -> Result<()> {
+    let recorded = || -> Result<Option<Manifest>> {
+        Ok(Manifest::read(&request.dir)?.filter(|manifest| manifest.uuid == request.uuid))
+    };
+    let is_done = |found: &Option<Manifest>| found.as_ref().is_some_and(|it| it.status == RunStatus::Done);
+    if is_done(&recorded()?) {
+        return Ok(());
+    }
     let Taking::Ours(claim) = Claim::take(&request.dir, None)? else {
         return Ok(());
     };
-    let before = Manifest::read(&request.dir)?.filter(|manifest| manifest.uuid == request.uuid);
+    let before = recorded()?;
+    if is_done(&before) {
+        return Ok(());
+    }
     let mut manifest = match before {
-        Some(manifest) if manifest.status == RunStatus::Done => return Ok(()),
         Some(manifest) => manifest,
         // The attempt died before it could write one.
         None => new_manifest(request, &request.trial_config()?, None),

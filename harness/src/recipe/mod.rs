@@ -69,7 +69,7 @@ impl StageBody for Recipe {
     fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()> {
         match request.stage.training() {
             Some(stage) => {
-                train::trunk::tidy(&request.dir, request.uuid)?;
+                train::trunk::tidy(&request.dir, request.uuid, request.trunk.as_deref())?;
                 train::tidy(&request.dir, stage.training(config))
             }
             None => Ok(()),

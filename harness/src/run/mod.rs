@@ -21,6 +21,7 @@ use crate::execute::slurm;
 use crate::fsutil::create_dir;
 use crate::plan::outline::outline;
 use crate::plan::{PlannedTuning, StageGraph, StageNode, State};
+use crate::recipe::Recipe;
 use crate::records::notices;
 use crate::runs::recorded::finished;
 use crate::status::records::collect;
@@ -128,6 +129,7 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     let report = work.out.join("report.html");
     if graph.is_finished() && report.is_file() {
         work.begin(&all)?;
+        tidy_killed(&all, &options.board);
         work.end()?;
         // What the experiment shows may have changed.
         let report_kept = write_report(work, &all, options.force || all.is_finished())?;
@@ -149,11 +151,20 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     };
     options.board.line(&told);
     let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
-    work.end()?;
     // By the names of this run: its data may have changed meanwhile.
+    let ended = all.refreshed();
+    tidy_killed(&ended, &options.board);
+    work.end()?;
     let report_kept = write_report(work, &all, options.force)?;
-    let notices = notices(&collect(&work.chosen(all.refreshed())?)?);
+    let notices = notices(&collect(&work.chosen(ended)?)?);
     Ok(Outcome { graph, left_out, executed: Some(executed), notices, report, report_kept })
+}
+
+/// Removes what killed processes left in finished stage runs; what cannot be removed is reported, and stays until the next run.
+fn tidy_killed(graph: &StageGraph, board: &Board) {
+    if let Err(error) = pool::tidy_killed(graph, &Recipe) {
+        board.line(&format!("{error:#}"));
+    }
 }
 
 /// Cancels the Slurm jobs of a sweep; returns their names.

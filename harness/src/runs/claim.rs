@@ -233,18 +233,6 @@ impl Drop for Claim {
     }
 }
 
-/// Removes the claim of an owner that was killed after it had recorded its end.
-///
-/// # Errors
-/// If the folder cannot be read or written.
-pub fn clear_dead(dir: &Path) -> Result<()> {
-    if let Held::Dead(owner) = Watch::default().look(dir)? {
-        // Taken, and released at once by the drop.
-        Claim::take(dir, Some(&owner))?;
-    }
-    Ok(())
-}
-
 /// Increments the heartbeat in the open claim file until the sender is dropped.
 fn heartbeat(
     dir: PathBuf,
@@ -374,13 +362,7 @@ mod tests {
         leave(&dir, &ClaimOwner { pid, process_started: started, ..ClaimOwner::this_process() });
         assert!(matches!(Watch::default().look(&dir).unwrap(), Held::Dead(_)));
         drop(ours(&dir));
-
-        leave(&dir, &ClaimOwner { pid, process_started: started, ..ClaimOwner::this_process() });
-        clear_dead(&dir).unwrap();
         assert_eq!(Watch::default().look(&dir).unwrap(), Held::Free);
-        let mine = ours(&dir);
-        clear_dead(&dir).unwrap();
-        assert!(!mine.lost());
     }
 
     #[test]

@@ -157,8 +157,15 @@ fn a_branch_without_intact_checkpoints_resumes_from_its_trunk_or_counts_no_step_
     damage();
     fs::remove_file(&left).unwrap();
     assert_eq!(recorded_trunk(&out), Some(trunk.clone()));
-    assert_eq!(go_on(u64::MAX), Some(plain));
+    assert_eq!(go_on(u64::MAX), Some(plain.clone()));
     assert_eq!(recorded_trunk(&out), None);
+    // Nor with a damaged one, which is removed at the end.
+    damage();
+    fs::write(&left, "damaged").unwrap();
+    assert_eq!(go_on(u64::MAX), Some(plain));
+    assert!(recorded_trunk(&out).is_none() && left.exists());
+    super::trunk::tidy(&out, uuid, Some(&trunk)).unwrap();
+    assert!(!left.parent().unwrap().exists());
 }
 
 #[test]

@@ -151,13 +151,14 @@ pub(super) fn notice(out: &Path, stage: TrainStage, steps: u64) -> Result<Option
     Ok(Some(Notice { place: stage.name().into(), reason, count: origin.step, of: steps }))
 }
 
-/// Removes the checkpoint that a trunk left for the finished branch in `out`.
+/// Removes the checkpoint that a trunk left for the finished branch in `out`. `planned` is the trunk of the request: a branch
+/// that took all steps itself, because that checkpoint was damaged, has recorded none.
 ///
 /// # Errors
 /// If it cannot be removed.
-pub fn tidy(out: &Path, branch: Uuid) -> Result<()> {
-    let Some((origin, runs)) = read_origin(out)?.zip(out.parent()) else { return Ok(()) };
-    let trunk = &runs.join(origin.run);
+pub fn tidy(out: &Path, branch: Uuid, planned: Option<&Path>) -> Result<()> {
+    let recorded = recorded_trunk(out);
+    let Some(trunk) = recorded.as_deref().or(planned) else { return Ok(()) };
     let path = checkpoint_for(branch, trunk);
     if path.exists() {
         std::fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
