@@ -100,6 +100,18 @@ fn the_study_takes_the_best_of_the_candidates_whose_best_went_on() {
     let before = manifests(&dir.path().join("runs"));
     mindscale(dir.path()).args(["run", "sweep.toml"]).assert().success();
     assert_eq!(before, manifests(&dir.path().join("runs")));
+    // The same value set by hand gives the same stage runs.
+    let chosen = &trials.iter().find(|trial| trial["model.n_layers"] == "2").unwrap()["pretrain.lr"];
+    let by_hand = SWEEP.split("[tune]").next().unwrap().replace("\"tuned\"", "\"hand\"");
+    let by_hand = by_hand.replace("\"model.n_layers\" = [1, 2]", "\"model.n_layers\" = [2]");
+    fs::write(dir.path().join("hand.toml"), by_hand).unwrap();
+    let run = mindscale(dir.path())
+        .args(["run", "hand.toml", "--set", &format!("pretrain.lr={chosen}")])
+        .assert()
+        .success();
+    let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    assert!(told.contains("hand: 0 stage runs done here"), "{told}");
+    assert_eq!(before, manifests(&dir.path().join("runs")));
     // Without the stage runs, the report comes from the record.
     let page = fs::read(out.join("report.html")).unwrap();
     assert!(
