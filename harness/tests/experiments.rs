@@ -46,7 +46,9 @@ fn several_sweeps_share_their_trials_and_are_compared() {
     fs::write(dir.join("experiments/x.toml"), EXPERIMENT).unwrap();
     let run = |file: &str| mindscale(dir).args(["run", file]).assert().code(0);
     // Tokenizer and data are shared; each of five trials has three training stages and an exam.
-    run("experiments/x.toml").stdout(contains("22 stage runs done here, 0 already done"));
+    run("experiments/x.toml")
+        .stdout(contains("22 stage runs done here, 0 already done"))
+        .stderr(contains("2 seeds per setting detect differences of at least"));
     mindscale(dir)
         .args(["status", "experiments/x.toml"])
         .assert()

@@ -81,7 +81,9 @@ fn a_report_takes_the_layers_of_the_last_run() {
         .env("MINDSCALE_PRETRAIN__STEPS", "600000")
         .assert()
         .code(1)
-        .stderr(contains(format!("note: the last run used other layers: {set}")))
+        .stderr(contains(format!(
+            "note: the last run used other layers: {set}; to keep its report, write this one to another folder with --results DIR"
+        )))
         .stdout(contains("the report is not written: results/tiny shows 2 finished trials"));
     assert_eq!(table(dir, "results/tiny"), before);
     command(dir, &["status", "tiny.toml"])

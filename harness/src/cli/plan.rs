@@ -2,14 +2,13 @@
 
 use super::{OnlyArg, SweepArgs, note, say};
 use crate::config::{Stage, TrainStage, TrialConfig, get, idle};
-use crate::exam::Questions;
 use crate::plan::extents::extents;
 use crate::plan::outline::flops;
 use crate::plan::time::{DEVICES, Estimator, Target, Totals, memory_on, times};
 use crate::plan::{PlannedTrial, StageGraph, StageNode, State, explain};
 use crate::records::short_id;
 use crate::run::{Layers, Work};
-use crate::sweep::{Detectable, Extent, Trial, Tuning};
+use crate::sweep::{Extent, Trial, Tuning};
 use crate::track::counted;
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -196,14 +195,7 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     let by = on.estimator(target, &work, &graph)?;
     let times = by.as_ref().map(|by| times(&graph, &extents, by)).unwrap_or_default();
     let totals = by.as_ref().map(|by| Totals::of(&graph, &times, by, on.price_per_hour));
-    let examined = trials.iter().find(|trial| trial.config.exam.enabled);
-    let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
-    let settings = study.iter().map(|planned| (planned.setting, planned.trial.config.seed));
-    // A sweep on its own makes no claims.
-    let claims = work.experiment.iter().flat_map(|experiment| &experiment.comparisons);
-    let mut is_paired = claims.map(|claim| !claim.paired_by.is_empty()).peekable();
-    let paired = is_paired.peek().is_some() && is_paired.all(|paired| paired);
-    let detectable = Detectable::of(settings, questions, paired);
+    let detectable = work.detectable(&graph);
     // A stage run that waits for a tuned value gets another name once the value is chosen.
     let shown = |node: &StageNode| match &node.state {
         State::Held if node.trials.iter().any(|&trial| !graph.trials[trial].trial.is_candidate()) => {

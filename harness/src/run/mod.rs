@@ -150,6 +150,7 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         Executor::Local { .. } => outline(&graph, &work.runs)?,
     };
     options.board.line(&told);
+    work.detectable(&graph).iter().for_each(|detectable| options.board.line(&detectable.sentence()));
     let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
     // By the names of this run: its data may have changed meanwhile.
     let ended = all.refreshed();

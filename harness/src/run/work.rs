@@ -1,13 +1,14 @@
 //! A sweep or an experiment, as it is to be run or as it was run last: its layers, trials and folders.
 
 use crate::config::{ConfigErrors, Local, Overrides};
+use crate::exam::Questions;
 use crate::fsutil::{file_name_problem, hex, read_text, shell_word};
 use crate::plan::{StageGraph, missing};
 use crate::report::{Experiment, Origin, choose};
 use crate::runs::manifest::Program;
 use crate::runs::recorded::{self, About, Record, RecordedRun, ResultsOwner};
 use crate::status::records::collect;
-use crate::sweep::{Sweep, Trial};
+use crate::sweep::{Detectable, Sweep, Trial};
 use anyhow::{Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -211,6 +212,18 @@ impl Work {
         Ok(graph)
     }
 
+    /// The smallest differences that the trials of a graph are likely to detect; `None` if they compare nothing.
+    pub fn detectable(&self, graph: &StageGraph) -> Option<Detectable> {
+        let examined = graph.study().find(|planned| planned.trial.config.exam.enabled);
+        let questions = examined.and_then(|planned| Some(Questions::of(&planned.trial.config).ok()?.count()));
+        let settings = graph.study().map(|planned| (planned.setting, planned.trial.config.seed));
+        // A sweep on its own makes no claims.
+        let claims = self.experiment.iter().flat_map(|experiment| &experiment.comparisons);
+        let mut is_paired = claims.map(|claim| !claim.paired_by.is_empty()).peekable();
+        let paired = is_paired.peek().is_some() && is_paired.all(|paired| paired);
+        Detectable::of(settings, questions, paired)
+    }
+
     /// Checks that the folder of results may be written: not if it belongs to another file.
     ///
     /// # Errors
@@ -242,7 +255,10 @@ impl Work {
         if let Some(last) = self.record.as_ref().and_then(Record::last)
             && last.layers != self.layers
         {
-            (self.note)(&format!("the last run used other layers: {}", shown(&last.layers)));
+            (self.note)(&format!(
+                "the last run used other layers: {}; to keep its report, write this one to another folder with --results DIR",
+                shown(&last.layers)
+            ));
         }
         let Self { file, name, layers, sweeps, runs, .. } = self;
         let about = About { name, file, experiment: self.text.as_deref(), layers, sweeps, runs };
