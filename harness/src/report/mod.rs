@@ -108,7 +108,7 @@ pub fn write(
         out.write("fits.csv", &laws::csv(&fitted)?)?;
         write_grid(&fits, "fits", &mut out)?;
     }
-    let tuned = tuning::table(tunings);
+    let tuned = tuning::table(tunings, &experiment.names);
     if !tunings.is_empty() {
         out.write("tuning.csv", &tuning::csv(tunings)?)?;
         write_grid(&tuned, "tuning", &mut out)?;
@@ -119,7 +119,8 @@ pub fn write(
     let figures =
         written(draw(&figures, &|| kind::defaults::figures(&settings, &results, &experiment.names)))?;
     let curves = written(draw(&curves, &|| kind::defaults::curves(&results)))?;
-    let (of_fits, of_tuning) = (written(laws::figures(&fitted))?, written(tuning::figures(tunings))?);
+    let (of_fits, of_tuning) =
+        (written(laws::figures(&fitted))?, written(tuning::figures(tunings, &experiment.names))?);
     tensorboard::write(&experiment.question, &results, &mut out)?;
     let page = Page {
         experiment,

@@ -173,10 +173,12 @@ pub fn equation(fit: &Fit) -> String {
 }
 
 /// Formats a p-value: three decimals, two significant digits below 0.001, and one decimal more where three would round a
-/// significant p up to 0.050.
+/// significant p up to 0.050; `< 1e-300` where it is too small for a number.
 pub fn p_text(p: f64) -> String {
     if !p.is_finite() {
         NOTHING.into()
+    } else if p < 1e-300 {
+        "< 1e-300".into()
     } else if p < 0.001 {
         plain(format!("{p:.1e}").parse().unwrap_or(p))
     } else if (0.0495..0.05).contains(&p) {
@@ -244,7 +246,7 @@ mod tests {
 
     #[test]
     fn p_values_are_never_zero() {
-        assert_eq!([1.0, 0.0312, 1.23e-7].map(p_text), ["1.000", "0.031", "1.2e-7"]);
+        assert_eq!([1.0, 0.0312, 1.23e-7, 0.0].map(p_text), ["1.000", "0.031", "1.2e-7", "< 1e-300"]);
         // Significant at 5 % and not.
         assert_eq!([0.0499, 0.049_99, 0.05, 0.0503].map(p_text), ["0.0499", "0.0499", "0.050", "0.050"]);
         assert_eq!(

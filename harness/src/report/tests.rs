@@ -258,7 +258,11 @@ fn the_page_is_honest_whole_and_alone() {
     assert!(page.contains("Not distinguishable from guessing: n_layers=2 (25.0 %, p = 1.000)"));
     assert!(page.contains("randomisation test") && page.contains("Holm over 2 settings."));
     assert!(page.contains("sft: &lt;loss&gt; is NaN &amp; gone"));
-    assert!(page.contains("<td>humanities</td><td>2</td><td>100</td><td>25.0 ± 12.7</td>"));
+    assert!(
+        page.contains(
+            "<td>humanities</td><td>2</td><td>100</td><td><span>25.0</span> <span>± 12.7</span></td>"
+        )
+    );
     assert!(page.contains("x = &quot;&lt;b&gt;&quot;"));
     assert!(page.contains("<li>sft: 1,200 of 3,400 rows left out: empty <small>(5 trials)</small></li>"));
     assert!(

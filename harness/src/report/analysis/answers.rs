@@ -10,12 +10,19 @@ use crate::track::number;
 /// Names of the tables that every report with exams writes.
 pub const NAMES: [&str; 3] = ["answer_analysis", "answer_groups", "answer_letters"];
 
+/// The rows of a setting in a table, from the analyses of its seeds.
+type RowsOf<'a> = dyn Fn(&Setting, &[&Analysis]) -> Vec<Vec<String>> + 'a;
+
 /// Builds the tables of [`NAMES`]: averages, letter prior and calibration; groups of subjects; letters. Tables without
 /// rows are left out.
 pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
-    let of = |rows: fn(&Setting, &[&Analysis]) -> Vec<Vec<String>>| {
-        settings.iter().flat_map(move |setting| rows(setting, &setting.analyses())).collect::<Vec<_>>()
+    let of = |rows: &RowsOf| {
+        settings.iter().flat_map(|setting| rows(setting, &setting.analyses())).collect::<Vec<_>>()
     };
+    let digits = |read: fn(&Analysis) -> Option<f64>| {
+        Digits::of(3, settings.iter().filter_map(|setting| Some(over(&setting.analyses(), read)?.mean)))
+    };
+    let (of_log_prob, of_ece) = (digits(log_prob), digits(ece));
     let grids = [
         grid(
             "Accuracy, letter prior and calibration",
@@ -24,21 +31,21 @@ pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
             "setting,seeds,questions,accuracy (%),subjects,mean over subjects (%),\
              log-probability of the correct option,accuracy without letter prior (%),calibration error",
             1,
-            of(averages),
+            of(&|setting, analyses| averages(setting, analyses, of_log_prob, of_ece)),
         ),
         grid(
             "Groups of subjects",
             "± 95 % interval over seeds (Student's t). Groups are C-Eval's.",
             "setting,group,seeds,questions,accuracy (%),subjects,mean over subjects (%)",
             2,
-            of(|setting, analyses| groups(setting.label, analyses)),
+            of(&|setting, analyses| groups(setting.label, analyses)),
         ),
         grid(
             "Letters of the chosen and of the correct options",
             "Counted over the answers of all seeds.",
             "setting,letter,answers,chosen (%),correct option (%),recall (%)",
             2,
-            of(|setting, analyses| letters(setting.label, analyses)),
+            of(&|setting, analyses| letters(setting.label, analyses)),
         ),
     ];
     NAMES.into_iter().zip(grids).filter(|(_, grid)| !grid.rows.is_empty()).collect()
@@ -68,24 +75,38 @@ fn common(values: impl Iterator<Item = u64>) -> String {
     values.into_iter().map(number).collect::<Vec<_>>().join(" or ")
 }
 
-fn averages(setting: &Setting, analyses: &[&Analysis]) -> Vec<Vec<String>> {
+fn log_prob(of: &Analysis) -> Option<f64> {
+    Some(of.log_prob)
+}
+
+fn ece(of: &Analysis) -> Option<f64> {
+    Some(of.calibration.as_ref()?.ece)
+}
+
+fn averages(
+    setting: &Setting,
+    analyses: &[&Analysis],
+    of_log_prob: Digits,
+    of_ece: Digits,
+) -> Vec<Vec<String>> {
     let seeds = analyses.len();
     if seeds == 0 {
         return vec![];
     }
-    let cell = |scale: f64, digits: usize, read: &dyn Fn(&Analysis) -> Option<f64>| {
-        scaled_with_error(over(analyses, read), scale, Digits::fixed(digits), seeds)
+    let cell = |scale: f64, digits: Digits, read: fn(&Analysis) -> Option<f64>| {
+        scaled_with_error(over(analyses, read), scale, digits, seeds)
     };
+    let percent = Digits::fixed(1);
     vec![vec![
         setting.label.into(),
         seeds.to_string(),
         setting.answers.map_or(NOTHING.into(), |answers| number(answers.questions)),
-        scaled_with_error(setting.accuracy, 100.0, Digits::fixed(1), seeds),
+        scaled_with_error(setting.accuracy, 100.0, percent, seeds),
         common(analyses.iter().map(|of| of.subjects as u64)),
-        cell(100.0, 1, &|of| Some(of.macro_accuracy)),
-        cell(1.0, 3, &|of| Some(of.log_prob)),
-        cell(100.0, 1, &|of| Some(of.accuracy_without_prior)),
-        cell(1.0, 3, &|of| Some(of.calibration.as_ref()?.ece)),
+        cell(100.0, percent, |of| Some(of.macro_accuracy)),
+        cell(1.0, of_log_prob, log_prob),
+        cell(100.0, percent, |of| Some(of.accuracy_without_prior)),
+        cell(1.0, of_ece, ece),
     ]]
 }
 

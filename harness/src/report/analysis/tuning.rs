@@ -1,9 +1,10 @@
 //! Results of tuning: the values tried, their losses, the chosen ones, and the cost.
 
-use crate::config::TrainStage;
 use crate::records::{Status, TuningRecord};
+use crate::report::columns::Names;
+use crate::report::columns::key_label::{unit_apart, with_value};
 use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
-use crate::report::number::NOTHING;
+use crate::report::number::{Digits, NOTHING};
 use crate::report::tables::csv_files::cell;
 use crate::report::tables::grid::{Grid, GridCell};
 use crate::stats::spread;
@@ -61,9 +62,23 @@ pub fn csv(tunings: &[TuningRecord]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// Builds the table of tunings, one row for each.
-pub fn table(tunings: &[TuningRecord]) -> Grid {
+/// The settings that a value was chosen for, with the labels of their keys: `layers 4, heads 8`.
+fn setting(tuning: &TuningRecord, names: &Names) -> String {
+    let part = |part: &str| match part.split_once(" = ") {
+        Some((key, value)) => with_value(&names.label(key), value),
+        None => part.into(),
+    };
+    tuning.of.split(", ").map(part).collect::<Vec<_>>().join(", ")
+}
+
+/// Builds the table of tunings, one row for each; `names` are the labels of keys.
+pub fn table(tunings: &[TuningRecord], names: &Names) -> Grid {
     let heads = ["sweep", "setting", "key", "tried", "seeds", "chosen", "validation loss", "lost", "FLOPs"];
+    let loss_of_chosen = |tuning: &TuningRecord| {
+        let means = tuning.means(last_rung(tuning));
+        means.iter().find(|(value, ..)| Some(value) == tuning.chosen.as_ref()).map(|(_, mean, _)| *mean)
+    };
+    let digits = Digits::of(4, tunings.iter().filter_map(loss_of_chosen));
     let row = |tuning: &TuningRecord| {
         let mut values: Vec<String> = Vec::new();
         let mut seeds: Vec<u64> = Vec::new();
@@ -72,17 +87,15 @@ pub fn table(tunings: &[TuningRecord]) -> Grid {
             values.extend((!values.contains(&value)).then_some(value));
             seeds.extend((!seeds.contains(&tried.seed)).then_some(tried.seed));
         }
-        let means = tuning.means(last_rung(tuning));
-        let of_chosen = means.iter().find(|(value, ..)| Some(value) == tuning.chosen.as_ref());
         let lost = tuning.tried.iter().filter(|tried| tried.status == Status::Failed).count();
         let cells = [
             tuning.sweep.clone(),
-            if tuning.of.is_empty() { "all".into() } else { tuning.of.clone() },
+            if tuning.of.is_empty() { "all".into() } else { setting(tuning, names) },
             tuning.key.clone(),
             values.join(", "),
             seeds.len().to_string(),
             tuning.chosen.as_ref().map_or(NOTHING.into(), cell),
-            of_chosen.map_or(NOTHING.into(), |(_, mean, _)| format!("{mean:.4}")),
+            loss_of_chosen(tuning).map_or(NOTHING.into(), |loss| digits.text(loss)),
             lost.to_string(),
             format!("{:.2e}", tuning.flops()),
         ];
@@ -115,8 +128,8 @@ pub fn cost(tunings: &[TuningRecord]) -> String {
     )
 }
 
-/// Builds a figure of the loss against the tuned value for each key of a sweep.
-pub fn figures(tunings: &[TuningRecord]) -> Vec<Figure> {
+/// Builds a figure of the loss against the tuned value for each key of a sweep; `names` are the labels of keys.
+pub fn figures(tunings: &[TuningRecord], names: &Names) -> Vec<Figure> {
     let mut figures: Vec<(&str, &str, Vec<&TuningRecord>)> = Vec::new();
     for tuning in tunings {
         match figures.iter_mut().find(|(sweep, key, _)| *sweep == tuning.sweep && *key == tuning.key) {
@@ -124,10 +137,10 @@ pub fn figures(tunings: &[TuningRecord]) -> Vec<Figure> {
             None => figures.push((&tuning.sweep, &tuning.key, vec![tuning])),
         }
     }
-    figures.into_iter().map(|(sweep, key, of)| figure(sweep, key, &of)).collect()
+    figures.into_iter().map(|(sweep, key, of)| figure(sweep, key, &of, names)).collect()
 }
 
-fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
+fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord], names: &Names) -> Figure {
     let numbers = || tunings.iter().flat_map(|tuning| &tuning.tried).map(|tried| tried.value.as_f64());
     let is_numeric = numbers().all(|number| number.is_some());
     let mut places: Vec<String> = Vec::new();
@@ -144,9 +157,9 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
     let (mut series, mut chosen) = (Vec::new(), Vec::new());
     for (colour, tuning) in tunings.iter().enumerate() {
         for rung in 1..=tuning.rungs.len() {
-            let label = match (tuning.of.as_str(), tuning.rungs.len()) {
-                (of, 1) => of.to_string(),
-                ("", _) => format!("rung {rung}"),
+            let label = match (setting(tuning, names), tuning.rungs.len()) {
+                (of, 1) => of,
+                (of, _) if of.is_empty() => format!("rung {rung}"),
                 (of, _) => format!("{of}, rung {rung}"),
             };
             let points = tuning.means(rung).into_iter().filter_map(|(value, mean, seeds)| {
@@ -173,18 +186,20 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
         series.push(Series { mark: Mark::Best, points: chosen, ..Series::default() });
     }
     let metric = tunings.first().map_or("", |tuning| &tuning.metric);
-    let stage = metric.split_once('.').and_then(|(stage, _)| TrainStage::named(stage));
-    let unit =
-        if stage.is_some_and(TrainStage::compares_answers) { "nats per pair" } else { "nats per token" };
     let name: String = format!("{FIGURES}{sweep}_{key}")
         .chars()
         .map(|c| if c.is_alphanumeric() { c } else { '_' })
         .collect();
     Figure {
         name,
-        title: format!("Tuning of {key} in {sweep}"),
-        x: Axis { label: key.into(), log: is_numeric.then_some(true), categories: places, ..Axis::default() },
-        y: Axis { label: format!("{metric} ({unit})"), log: Some(false), ..Axis::default() },
+        title: format!("Tuning of {} in {sweep}", unit_apart(&names.label(key)).0),
+        x: Axis {
+            label: names.label(key),
+            log: is_numeric.then_some(true),
+            categories: places,
+            ..Axis::default()
+        },
+        y: Axis { label: names.label(metric), log: Some(false), ..Axis::default() },
         content: Content::Series(series),
         notes,
         ..Figure::default()
@@ -199,24 +214,55 @@ fn last_rung(tuning: &TuningRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::CandidateRecord;
+
+    fn tuning(of: &str, metric: &str, loss: f64) -> TuningRecord {
+        let tried = CandidateRecord {
+            trial: uuid::Uuid::nil(),
+            rung: 1,
+            value: Value::from(0.5),
+            seed: 1,
+            status: Status::Done,
+            loss: Some(loss),
+            reason: None,
+            tokens: 1,
+            flops: 1.0,
+            wall_seconds: 1.0,
+            run: String::new(),
+        };
+        TuningRecord {
+            sweep: "s".into(),
+            of: of.into(),
+            key: "dpo.lr".into(),
+            metric: metric.into(),
+            chosen: Some(Value::from(0.5)),
+            warning: None,
+            rungs: vec![1],
+            tried: vec![tried],
+        }
+    }
 
     #[test]
-    fn the_loss_of_pairs_has_its_unit() {
+    fn keys_have_their_labels_and_losses_their_units() {
+        let names = Names::default();
         for (metric, label) in [
-            ("dpo.val_loss", "dpo.val_loss (nats per pair)"),
-            ("pretrain.val_loss", "pretrain.val_loss (nats per token)"),
+            ("dpo.val_loss", "DPO validation loss (nats per pair)"),
+            ("pretrain.val_loss", "validation loss (nats per token)"),
         ] {
-            let tuning = TuningRecord {
-                sweep: "s".into(),
-                of: String::new(),
-                key: "dpo.lr".into(),
-                metric: metric.into(),
-                chosen: None,
-                warning: None,
-                rungs: vec![1],
-                tried: vec![],
-            };
-            assert_eq!(figure("s", "dpo.lr", &[&tuning]).y.label, label);
+            let tuning = tuning("model.n_layers = 4, data.pretrain = [1, 2]", metric, 1.0);
+            let figure = figure("s", "dpo.lr", &[&tuning], &names);
+            assert_eq!((figure.y.label.as_str(), figure.x.label.as_str()), (label, "DPO learning rate"));
+            assert_eq!(figure.title, "Tuning of DPO learning rate in s");
+            let Content::Series(series) = figure.content else { panic!("no series") };
+            assert_eq!(series[0].label, "layers 4, data.pretrain [1, 2]");
         }
+    }
+
+    #[test]
+    fn small_losses_have_their_digits() {
+        let tunings = [tuning("", "pretrain.val_loss", 0.000_021_4), tuning("", "pretrain.val_loss", 0.5)];
+        let grid = table(&tunings, &Names::default());
+        let losses: Vec<&str> = grid.rows.iter().map(|row| row[6].text.as_str()).collect();
+        assert_eq!(losses, ["2.14e-5", "0.5000"]);
     }
 }

@@ -21,6 +21,9 @@ pub const LINE: f64 = 1.25;
 /// Points per inch.
 const INCH: f64 = 72.0;
 
+/// Height of a plot area in points that fits a page with its title, labels and notes.
+const PAGE: f64 = 600.0;
+
 /// Margin at the edge of the figure, in points.
 const EDGE: f64 = 4.0;
 
@@ -268,8 +271,11 @@ fn wanted_height(figure: &Figure, rows: &[Vec<String>]) -> f64 {
     let lines = rows.iter().map(Vec::len).max().unwrap_or(1) as f64;
     match &figure.content {
         Content::Series(series) if figure.is_sideways => {
-            let pitch = (5.0 + 5.0 * points_per_row(series) as f64).max(lines * TEXT * LINE + 2.0).max(11.0);
-            (pitch * rows.len() as f64).max(40.0)
+            let (count, text) = (rows.len() as f64, lines * TEXT * LINE);
+            let points = points_per_row(series) as f64;
+            let (wide, narrow) = ((5.0 + 5.0 * points).max(text + 2.0), (2.0 + 3.2 * points).max(text + 1.0));
+            // Many rows stand closer, so that all of them fit a page.
+            (wide * count).min((narrow * count).max(PAGE)).max(40.0)
         }
         Content::Cells { .. } => ((lines * TEXT * LINE + 6.0) * rows.len() as f64).max(90.0),
         Content::Series(_) if figure.frame.size == Size::Column => 130.0,

@@ -218,14 +218,18 @@ fn many_curves_are_thin_and_the_name_of_the_level_lies_over_them() {
 
 #[test]
 fn every_subject_of_c_eval_has_a_row_that_can_be_read() {
-    let points = (0..52).map(|i| Point { x: 25.0, y: f64::from(i), ..Point::default() }).collect();
-    let mut figure = of(vec![Series { points, ..Series::default() }]);
+    let points: Vec<Point> =
+        (0..52).map(|i| Point { x: 25.0, y: f64::from(i), ..Point::default() }).collect();
+    let models = (0..3).map(|colour| Series { colour, points: points.clone(), ..Series::default() });
+    let mut figure = of(models.collect());
     (figure.is_sideways, figure.y.categories) = (true, (0..52).map(|i| format!("subject {i}")).collect());
     let scene = paint::scene(&figure);
     let rows: Vec<_> = texts(&scene).into_iter().filter(|text| text.text.starts_with("subject ")).collect();
     assert_eq!(rows.len(), 52);
     // The first on top, each at least as high as its text.
     assert!(rows.windows(2).all(|pair| pair[1].at.1 - pair[0].at.1 >= TEXT), "{}", scene.height);
+    // They fit a page of A4 with margins of an inch.
+    assert!(scene.height < 9.69 * 72.0, "{}", scene.height);
 }
 
 #[test]

@@ -41,6 +41,10 @@ impl Plot for Bar {
         self.0.default_names(KIND.name)
     }
 
+    fn distinguishes(&self) -> Option<Vec<Column>> {
+        Some(self.0.distinguishes())
+    }
+
     fn figure(&self, data: &PlotData) -> Figure {
         let over = &self.0;
         let counted = over.observations(data);

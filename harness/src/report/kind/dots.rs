@@ -42,6 +42,10 @@ impl Plot for Dots {
         self.0.default_names(KIND.name)
     }
 
+    fn distinguishes(&self) -> Option<Vec<Column>> {
+        Some(self.0.distinguishes())
+    }
+
     fn figure(&self, data: &PlotData) -> Figure {
         rows(&self.0, &self.0.observations(data))
     }

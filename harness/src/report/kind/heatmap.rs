@@ -51,6 +51,10 @@ impl Plot for Heatmap {
         )
     }
 
+    fn distinguishes(&self) -> Option<Vec<Column>> {
+        Some(vec![self.x, self.y])
+    }
+
     fn figure(&self, data: &PlotData) -> Figure {
         let Self { x, y, value } = *self;
         let has_values =

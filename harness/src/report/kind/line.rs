@@ -49,6 +49,10 @@ impl Plot for Line {
         self.0.default_names(KIND.name)
     }
 
+    fn distinguishes(&self) -> Option<Vec<Column>> {
+        Some(self.0.distinguishes())
+    }
+
     fn figure(&self, data: &PlotData) -> Figure {
         let over = &self.0;
         let counted = over.observations(data);

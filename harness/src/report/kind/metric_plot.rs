@@ -68,6 +68,11 @@ impl MetricPlot {
         [self.by, self.metric].into_iter().chain(self.group).collect()
     }
 
+    /// The columns that distinguish its means.
+    pub fn distinguishes(&self) -> Vec<Column> {
+        [self.by].into_iter().chain(self.group).collect()
+    }
+
     /// The name of files and the title.
     pub fn default_names(&self, kind: &str) -> (String, String) {
         let Self { by, metric, group, .. } = self;

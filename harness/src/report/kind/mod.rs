@@ -89,6 +89,11 @@ pub trait Plot: fmt::Debug + Send + Sync {
     /// Builds the figure from results.
     fn figure(&self, data: &PlotData) -> Figure;
 
+    /// The columns that distinguish its means; `None` if it shows no means, or those of settings.
+    fn distinguishes(&self) -> Option<Vec<Column>> {
+        None
+    }
+
     /// Whether it shows losses over training, which have their own section of the page.
     fn is_curve(&self) -> bool {
         false

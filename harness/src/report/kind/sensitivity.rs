@@ -59,6 +59,10 @@ impl Plot for Sensitivity {
         (name, sentence(&format!("Sensitivity of {} to {}", plain_label(metric), plain_label(by))))
     }
 
+    fn distinguishes(&self) -> Option<Vec<Column>> {
+        Some(self.over.distinguishes())
+    }
+
     fn figure(&self, data: &PlotData) -> Figure {
         let over = &self.over;
         let counted = over.observations(data);

@@ -113,6 +113,9 @@ pub fn draw(spec: &FigureSpec, results: &Results, compared: &[Comparison]) -> Fi
     let counted: Vec<&Observation> =
         observations.iter().filter(|o| spec.filter.as_ref().is_none_or(|f| f.holds(o))).collect();
     let mut figure = spec.plot.figure(&PlotData { observations: &counted, compared });
+    if let Some(columns) = spec.plot.distinguishes() {
+        figure.notes.extend(results.also_over(&counted, &columns));
+    }
     (figure.name, figure.title) = (spec.name.clone(), spec.title.clone());
     figure.frame = spec.frame;
     for (axis, AxisSpec { label, limits, log }) in [&mut figure.x, &mut figure.y].into_iter().zip(&spec.axes)

@@ -23,7 +23,7 @@ pub fn values(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
         let row = |trial: &&TrialRecord| {
             let cell = |prompt: &&Sample| match trial.samples.iter().find(|found| is_same(found, prompt)) {
                 Some(found) => {
-                    context! { text => found.text.replace('\n', " ↵ "), is_cut => found.is_cut, is_there => true }
+                    context! { text => one_line(&found.text), is_cut => found.is_cut, is_there => true }
                 }
                 None => context! { is_there => false },
             };
@@ -37,6 +37,40 @@ pub fn values(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
     prompts.chunks(ACROSS).map(table).collect()
 }
 
+/// Writes a text on one line: `↵` for a line break, `↵×7` for seven of them.
+fn one_line(text: &str) -> String {
+    let mut lines = text.split('\n');
+    let mut shown = lines.next().unwrap_or_default().to_string();
+    let mut breaks = 0;
+    for line in lines {
+        breaks += 1;
+        if line.is_empty() {
+            continue;
+        }
+        shown += &format!("{} {line}", marks(breaks));
+        breaks = 0;
+    }
+    shown + &marks(breaks)
+}
+
+fn marks(breaks: usize) -> String {
+    match breaks {
+        0..=3 => " ↵".repeat(breaks),
+        many => format!(" ↵×{many}"),
+    }
+}
+
 fn is_same(a: &Sample, b: &Sample) -> bool {
     (&a.prompt, &a.right) == (&b.prompt, &b.right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn many_line_breaks_are_counted() {
+        assert_eq!(["", "a", "a\nb", "\n\na", "a\n"].map(one_line), ["", "a", "a ↵ b", " ↵ ↵ a", "a ↵"]);
+        assert_eq!(one_line(&format!("a{}b\n\n\n\n", "\n".repeat(57))), "a ↵×57 b ↵×4");
+    }
 }

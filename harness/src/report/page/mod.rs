@@ -45,6 +45,12 @@ const SECTIONS: [(&str, &str, &str); 15] = [
     ("reading", "Reading this report", include_str!("reading.html")),
 ];
 
+/// Number of letters that fit beside each other in a table on a printed page.
+const ACROSS: usize = 112;
+
+/// Room beside a column of a table, in letters.
+const MARGIN: usize = 2;
+
 /// Macros shared by the sections.
 const MACROS: &str = include_str!("macros.html");
 
@@ -182,7 +188,28 @@ fn table(grid: &Grid) -> Value {
         context! { text => format!("{}{mark}", cell.text), is_best => cell.is_best }
     };
     let rows: Vec<Vec<Value>> = grid.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
-    context! { caption => grid.title, note => grid.note, spans => grid.spans, heads => grid.heads, text_columns => grid.text_columns, rows }
+    let is_narrow = letters_across(grid) <= ACROSS;
+    context! { is_narrow, caption => grid.title, note => grid.note, spans => grid.spans, heads => grid.heads, text_columns => grid.text_columns, rows }
+}
+
+/// Number of letters across a table whose heads and text columns are broken into lines between words.
+fn letters_across(grid: &Grid) -> usize {
+    let of_column = |(column, head): (usize, &String)| {
+        let cells = grid.rows.iter().filter_map(|row| Some(row.get(column)?.text.as_str()));
+        let cells =
+            cells.map(|text| if column < grid.text_columns { longest_word(text) } else { letters(text) });
+        cells.chain([longest_word(head)]).max().unwrap_or(0) + MARGIN
+    };
+    grid.heads.iter().enumerate().map(of_column).sum()
+}
+
+fn letters(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// Number of letters of the longest word of a text.
+fn longest_word(text: &str) -> usize {
+    text.split(' ').map(letters).max().unwrap_or(0)
 }
 
 fn figure(drawn: &Drawn) -> Value {

@@ -3,6 +3,7 @@
 use super::super::number::NOTHING;
 use super::super::observation::Pooled;
 use super::super::summary::Setting;
+use super::{ACROSS, MARGIN, longest_word};
 use crate::records::{GUESSING, group_of, groups};
 use crate::track::{counted, number};
 use minijinja::{Value, context};
@@ -13,6 +14,9 @@ const DARKEST: f64 = 9.0;
 
 /// Heading of subjects that belong to no group.
 const OTHER: &str = "other subjects";
+
+/// Letters that the columns of subjects and questions take of those across a printed page.
+const TAKEN: usize = 38;
 
 /// The answers of one setting, by subject.
 type Answers = BTreeMap<String, Pooled>;
@@ -40,9 +44,10 @@ pub fn values(settings: &[Setting]) -> Option<Value> {
         context! { name => is_grouped.then(name), averages => is_grouped.then(|| averages(subjects, &columns)), rows }
     });
     let labels: Vec<&str> = examined.iter().map(|(label, _)| *label).collect();
+    let is_upright = labels.iter().map(|label| longest_word(label) + MARGIN).sum::<usize>() + TAKEN > ACROSS;
     (!all.is_empty()).then(|| {
         let subjects = counted(all.len(), "subject");
-        context! { labels, averages => averages(&all, &columns), groups => shown.collect::<Vec<_>>(), subjects }
+        context! { labels, is_upright, averages => averages(&all, &columns), groups => shown.collect::<Vec<_>>(), subjects }
     })
 }
 

@@ -175,6 +175,8 @@ fn exam(stage: &str, taken: ExaminedWeights) -> Exam<'_> {
 pub struct Results<'a> {
     trials: Vec<(&'a TrialRecord, Value)>,
     labels: Labels,
+    /// The labels of keys and columns.
+    names: Names,
     answers: BTreeMap<(Uuid, Exam<'a>), Vec<(usize, &'a QuestionRecord)>>,
 }
 
@@ -195,7 +197,7 @@ impl<'a> Results<'a> {
             let answered = answers.entry((question.trial, exam)).or_default();
             answered.push((answered.len(), &question.record));
         }
-        Self { labels: Labels::of(&trials, names), trials, answers }
+        Self { labels: Labels::of(&trials, names), names: names.clone(), trials, answers }
     }
 
     /// Every trial, with its configuration.
@@ -222,6 +224,17 @@ impl<'a> Results<'a> {
     /// Keys that distinguish trials, without the seed.
     pub fn keys(&self) -> &[String] {
         &self.labels.keys
+    }
+
+    /// A note on the keys, apart from the seed, over whose values the means of observations are taken that `columns`
+    /// distinguish: `means are also over learning rate`; `None` if there are none.
+    pub fn also_over(&self, observations: &[&Observation], columns: &[Column]) -> Option<String> {
+        let groups = grouped(observations, columns);
+        let varies = |key: &&String| {
+            groups.iter().any(|(_, group)| group.windows(2).any(|pair| pair[0].key(key) != pair[1].key(key)))
+        };
+        let keys: Vec<String> = self.keys().iter().filter(varies).map(|key| self.names.label(key)).collect();
+        (!keys.is_empty()).then(|| format!("means are also over {}", keys.join(", ")))
     }
 
     fn observation<'s>(

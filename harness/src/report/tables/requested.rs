@@ -28,7 +28,7 @@ pub fn tables(spec: &TableSpec, results: &Results) -> Vec<Grid> {
     let counted: Vec<&Observation> =
         observations.iter().filter(|o| spec.filter.as_ref().is_none_or(|f| f.holds(o))).collect();
     match spec.layout {
-        Layout::Means => vec![means(spec, &counted)],
+        Layout::Means => vec![means(spec, &counted, results)],
         Layout::Minimind => minimind::tables(spec, &counted),
     }
 }
@@ -40,7 +40,7 @@ struct Slot<'o, 'a> {
     cell: GridCell,
 }
 
-fn means(spec: &TableSpec, observations: &[&Observation]) -> Grid {
+fn means(spec: &TableSpec, observations: &[&Observation], results: &Results) -> Grid {
     // Without any exam, exam metrics are left out.
     let has_exams = observations.iter().any(|o| o.score.is_some());
     let metrics: Vec<Column> =
@@ -91,6 +91,8 @@ fn means(spec: &TableSpec, observations: &[&Observation]) -> Grid {
     };
     let has_intervals = slots.iter().flatten().any(|slot| slot.cell.text.contains('±'));
     let mut notes = vec![seeds_note(common_seeds, has_intervals)];
+    let distinguishing: Vec<Column> = spec.rows.iter().chain(&spec.across).copied().collect();
+    notes.extend(results.also_over(observations, &distinguishing).map(|note| format!("The {note}.")));
     notes.extend(
         common_questions.flatten().filter(|_| has_questions).map(|n| format!("{} questions.", number(n))),
     );

@@ -48,6 +48,23 @@ fn depths() -> Vec<TrialRecord> {
 }
 
 #[test]
+fn means_over_a_swept_key_say_so() {
+    let of = |id, n_layers: u64, lr: f64| {
+        varied(id, 1, &[("model.n_layers", n_layers.into()), ("pretrain.lr", lr.into())])
+    };
+    let trials = [of(1, 2, 0.5), of(2, 2, 0.25), of(3, 4, 0.5)];
+    let notes = |lines: &str| {
+        let found = figure(&format!("{lines}\ny = 'exam.accuracy'\nx = 'model.n_layers'"), &trials);
+        found.notes.join("; ")
+    };
+    assert_eq!(notes("kind = 'line'"), "1 seed: no interval; means are also over learning rate");
+    assert_eq!(notes("kind = 'bar'\ngroup = 'pretrain.lr'"), "1 seed: no interval");
+    assert_eq!(notes("kind = 'line'\nwhere = 'model.n_layers == 4'"), "1 seed: no interval");
+    let of_cells = "kind = 'heatmap'\nvalue = 'params'";
+    assert_eq!(notes(of_cells), "1 seed; means are also over learning rate");
+}
+
+#[test]
 fn a_line_has_the_mean_its_interval_and_each_seed() {
     let found = figure("kind = 'line'\nx = 'model.n_layers'\ny = 'exam.accuracy'", &depths());
     let [mean] = marked(&found, Mark::Joined)[..] else { panic!("{found:?}") };

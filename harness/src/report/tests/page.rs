@@ -131,6 +131,17 @@ fn markup_in_what_is_shown_is_text() {
 }
 
 #[test]
+fn heads_of_subjects_are_printed_upright_where_they_are_long() {
+    let mut trials = trials();
+    let upright = "class=\"sortable subjects t1 upright\"";
+    let has_upright =
+        |trials: &[TrialRecord]| page("", trials, &answers(trials), &Origin::default()).contains(upright);
+    assert!(!has_upright(&trials));
+    trials.iter_mut().for_each(|trial| trial.keys.push(("tokenizer.path".into(), "x".repeat(50).into())));
+    assert!(has_upright(&trials));
+}
+
+#[test]
 fn subjects_stand_in_their_groups_with_both_averages() {
     let trials = trials();
     let mut questions = answers(&trials);
@@ -210,12 +221,14 @@ fn a_trial_says_where_it_is_what_it_cost_and_how_to_repeat_it() {
     let trial = TrialRecord { config: config.into(), stages, ..trial(2, 3, 30, Status::Done) };
     let origin = Origin {
         file: "x y.toml".into(),
+        layers: "--set model.n_layers=3".into(),
         run: "mindscale run 'x y.toml'".into(),
         report: "mindscale report 'x y.toml'".into(),
         ..Origin::default()
     };
     let page = page("", &[trial], &[], &origin);
     for text in [
+        "overridden by <code>--set model.n_layers=3</code></p>\n</header>",
         "<pre class=\"keys\"><span>model.n_layers = 3</span><span>pretrain.lr = 0.5</span></pre>",
         "<pre><span>exam.x = [0.5]</span><span>model.window = unset</span><span>pretrain.x = [0.5]</span></pre>",
         "repeat: <code>mindscale run &#x27;x y.toml&#x27; --only &quot;trial == &#x27;00000000-0000-0000-0000-0000000000cb&#x27;&quot;</code>",

@@ -73,16 +73,16 @@ fn values_across_stand_side_by_side_and_are_compared_in_rows() {
     all.append(&mut more);
     // One trial is missing.
     all.retain(|trial| (trial.seed, trial.params, trial.setting.as_u128()) != (3, 4000, 4004));
-    let table = |best: &str| {
-        let keys = format!(
-            "rows = ['model.n_layers']\nacross = 'model.n_experts'\ncolumns = ['exam.accuracy', 'params']\n{best}"
-        );
+    let table = |more: &str| {
+        let keys = format!("rows = ['model.n_layers']\ncolumns = ['exam.accuracy', 'params']\n{more}");
         let experiment = format!("sweeps = ['s']\n[[table]]\n{keys}\n");
         let experiment = Experiment::read_text(Path::new("x.toml"), &experiment).unwrap().unwrap();
         let answers = answers(&all);
         requested::tables(&experiment.tables[0], &Results::new(&all, &answers)).remove(0)
     };
-    let grid = table("");
+    let across = "across = 'model.n_experts'";
+    let grid = table(across);
+    assert!(!grid.note.contains("also over"), "{}", grid.note);
     assert_eq!(grid.spans, [(String::new(), 1), ("exam accuracy (%)".into(), 2), ("parameters".into(), 2)]);
     assert_eq!(grid.heads, ["layers", "experts 0", "experts 4", "experts 0", "experts 4"]);
     let texts: Vec<Vec<String>> =
@@ -102,11 +102,14 @@ fn values_across_stand_side_by_side_and_are_compared_in_rows() {
     let (no, best) = ((false, false), (true, false));
     // Differences of 10, 8 and 10 in the first row; in the second, two common seeds are too few for a test.
     assert_eq!(marks, [[no, no, best, no, no], [no, best, no, no, no]]);
-    let grid = table("best = 'column'");
+    let grid = table(&format!("{across}\nbest = 'column'"));
     let bold: Vec<Vec<bool>> =
         grid.rows.iter().map(|row| row[1..3].iter().map(|cell| cell.is_best).collect()).collect();
     assert_eq!(bold, [[false, false], [true, true]]);
     assert!(grid.note.contains("Best of each column"), "{}", grid.note);
+    // Without the experts, a row holds the means over both values.
+    let note = table("").note;
+    assert!(note.contains("The means are also over experts."), "{note}");
 }
 
 #[test]
