@@ -17,7 +17,8 @@ use model::cost::step::Trained;
 use model::trainer::Rule;
 use model::{Device, Precision, Recompute};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use serde_json::json;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 /// What times are estimated by.
@@ -190,10 +191,26 @@ pub struct StageTime {
 
 /// Estimated time of each remaining stage run, in the order of the plan; `None` if unknown or nothing is left.
 pub fn times(graph: &StageGraph, extents: &[Option<Extent>], by: &Estimator) -> Vec<Option<StageTime>> {
+    times_by(graph, extents, by, prompts)
+}
+
+/// Like [`times`]; `prompts` returns the prompts of an exam. Exams that ask the same questions are made or read once.
+fn times_by(
+    graph: &StageGraph,
+    extents: &[Option<Extent>],
+    by: &Estimator,
+    mut prompts: impl FnMut(&TrialConfig) -> Option<Prompts>,
+) -> Vec<Option<StageTime>> {
+    let mut known: HashMap<String, Option<Prompts>> = HashMap::new();
     let of = |(node, extent): (&StageNode, &Option<Extent>)| match node.stage {
         _ if !node.state.is_left() => None,
         Stage::Train(stage) => training(stage, node, *extent, by),
-        Stage::Exam => exam(&node.config, by),
+        Stage::Exam => {
+            let TrialConfig { exam: keys, world, hops, recall, capacity, data, .. } = &*node.config;
+            let read = json!([keys, world, hops, recall, capacity, data.source]).to_string();
+            let prompts = *known.entry(read).or_insert_with(|| prompts(&node.config));
+            exam(&node.config, prompts?, by)
+        }
         Stage::Tokenizer | Stage::Data => None,
     };
     graph.nodes.iter().zip(extents).map(of).collect()
@@ -249,9 +266,17 @@ const BYTES_PER_TOKEN: f64 = 3.0;
 /// Approximate tokens of the chat template and the system prompt around a question.
 const TEMPLATE_TOKENS: f64 = 20.0;
 
-/// The estimated time of an exam: one forward pass per question, and one for the shots that all questions of a subject
-/// share. `None` for [`Estimator::Throughput`]: the throughput of trainings says nothing about exams.
-fn exam(config: &TrialConfig, by: &Estimator) -> Option<StageTime> {
+/// The prompts of an exam.
+#[derive(Debug, Clone, Copy)]
+struct Prompts {
+    /// Number of questions.
+    asked: usize,
+    /// Approximate tokens of all of them, with the shots of each subject once.
+    tokens: f64,
+}
+
+/// The prompts of a trial's exam; `None` if its questions cannot be read.
+fn prompts(config: &TrialConfig) -> Option<Prompts> {
     let Questions { sheets, shots } = Questions::of(config).ok()?;
     let tokens = |text: &str| text.len() as f64 / BYTES_PER_TOKEN;
     let (answer, mut asked, mut all) = (config.exam.answer, 0usize, 0.0);
@@ -266,11 +291,17 @@ fn exam(config: &TrialConfig, by: &Estimator) -> Option<StageTime> {
             }
         }
     }
-    let len = ((all / asked.max(1) as f64).ceil() as usize).clamp(1, config.model.max_seq_len);
+    Some(Prompts { asked, tokens: all })
+}
+
+/// The estimated time of an exam: one forward pass per question, and one for the shots that all questions of a subject
+/// share. `None` for [`Estimator::Throughput`]: the throughput of trainings says nothing about exams.
+fn exam(config: &TrialConfig, Prompts { asked, tokens }: Prompts, by: &Estimator) -> Option<StageTime> {
+    let len = ((tokens / asked.max(1) as f64).ceil() as usize).clamp(1, config.model.max_seq_len);
     let (recompute, trained, rule) = (Recompute::None, Trained::Nothing, Rule::AdamW);
     let step = Step { items: 64, len, lanes: 4, recompute, trained, rule };
     let (of_step, share) = by.step(config, &step)?;
-    let seconds = of_step.total() * all / (step.items * len) as f64;
+    let seconds = of_step.total() * tokens / (step.items * len) as f64;
     Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds * share })
 }
 
@@ -374,6 +405,29 @@ mod tests {
             })
         };
         plan(&[trained(1), trained(2)], dir)
+    }
+
+    #[test]
+    fn equal_exams_are_made_once() {
+        let of = |seed: u64, questions: usize| {
+            trial(|config| {
+                (config.seed, config.world.questions_per_subject) = (seed, questions);
+                config.model.n_layers = seed as usize;
+            })
+        };
+        let graph = plan(&[of(1, 20), of(2, 20), of(3, 20), of(1, 30)], Path::new("nowhere"));
+        let by = Estimator::of(Target::of("h100", None).unwrap()).unwrap();
+        let none = vec![None; graph.nodes.len()];
+        let mut asked = vec![];
+        let found = times_by(&graph, &none, &by, |config| {
+            let found = prompts(config)?;
+            asked.push(found.asked);
+            Some(found)
+        });
+        assert!(asked.len() == 2 && asked[0] < asked[1], "{asked:?}");
+        let exams = graph.nodes.iter().zip(&found).filter(|(node, _)| node.stage == Stage::Exam);
+        let seconds: Vec<f64> = exams.map(|(_, time)| time.unwrap().seconds).collect();
+        assert!(seconds.len() == 4 && seconds[..3].is_sorted() && seconds[0] < seconds[3], "{seconds:?}");
     }
 
     /// Positions and floating-point operations of the full steps of a stage.
