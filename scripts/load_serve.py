@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import sys
 import time
 
@@ -56,30 +57,21 @@ class Stream(asyncio.Protocol):
             self.done.set_exception(error or ConnectionError(f"closed behind {b''.join(self.data)[-200:]}"))
 
 
+CONTENT = re.compile(rb'"content":"((?:[^"\\]|\\.)*)"')
+
+
 def read_events(data):
-    """Returns the text of a chunked event stream, and its number of tokens as counted by the server."""
-    head, _, rest = data.partition(b"\r\n\r\n")
+    """Returns the text of a chunked event stream, and its number of tokens as counted by the server.
+
+    Events are searched for their contents rather than parsed one by one: 64 clients receive 20,000 of them per second.
+    """
+    head, _, body = data.partition(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
-    assert status == 200, f"{status}: {rest[:200]}"
-    body = []
-    while True:
-        size, _, rest = rest.partition(b"\r\n")
-        if not (size := int(size, 16)):
-            break
-        body.append(rest[:size])
-        rest = rest[size + 2 :]
-    *events, last, rest = b"".join(body).split(b"\n\n")
-    assert (last, rest) == (b"data: [DONE]", b""), "no end"
-    text, usage, finish = [], None, None
-    for event in events:
-        chunk = json.loads(event.removeprefix(b"data: "))
-        assert "error" not in chunk, chunk
-        usage = chunk.get("usage") or usage
-        for choice in chunk["choices"]:
-            text.append(choice["delta"].get("content") or "")
-            finish = choice["finish_reason"] or finish
-    assert finish and usage, "no end"
-    return "".join(text), usage["completion_tokens"]
+    assert status == 200 and b'"error"' not in body, f"{status}: {body[-500:]}"
+    assert body.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), "no end"
+    last = json.loads(body.rpartition(b"data: {")[2].partition(b"\n\n")[0].join((b"{", b"")))
+    assert b'"finish_reason":"' in body and last.get("usage"), "no end"
+    return json.loads(b'"%b"' % b"".join(CONTENT.findall(body))), last["usage"]["completion_tokens"]
 
 
 class Load:

@@ -25,16 +25,16 @@ pub use tables::grid::Grid;
 pub(crate) use {columns::Column, experiment::schema::NAMED};
 
 use crate::records::{ExaminedWeights, QuestionRecord, TrialRecord, TuningRecord};
-use analysis::{agreement, answers, compare, headline, laws, tuning};
+use analysis::{agreement, answers, compare, laws, tuning};
 use anyhow::Result;
 use figure::{Drawn, Figure};
 use kind::FigureSpec;
 use output::Output;
 use page::Page;
 use results::observation::Results;
-use results::{observation, summary};
+use results::summary;
 use std::path::Path;
-use tables::{csv_files, experts_csv, grid, latex, requested, standard, typeset::Width};
+use tables::{csv_files, experts_csv, latex, requested, standard, typeset::Width};
 use uuid::Uuid;
 
 /// One exam question as answered by the model of one trial.

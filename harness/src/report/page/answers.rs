@@ -1,6 +1,6 @@
 //! Continuations of the same prompts by the models of all trials.
 
-use super::super::observation::Results;
+use super::super::results::observation::Results;
 use super::trials::by_setting;
 use crate::records::{Sample, Status, TrialRecord};
 use minijinja::{Value, context};

@@ -1,8 +1,8 @@
 //! Claims with their verdicts, formatted for the page.
 
-use super::super::compare::{Comparison, Verdict};
+use super::super::analysis::compare::{Comparison, Verdict};
 use super::super::number::{NOTHING, difference, p_text};
-use super::super::summary::Setting;
+use super::super::results::summary::Setting;
 use minijinja::{Value, context};
 
 /// The claims in the order of the experiment.

@@ -13,13 +13,13 @@ mod trials;
 pub use origin::Origin;
 
 use super::Experiment;
-use super::compare::Comparison;
+use super::analysis::compare::Comparison;
+use super::analysis::headline::{headline, test_of_guessing};
 use super::figure::Drawn;
-use super::grid::{CLOSE, Grid, GridCell};
-use super::headline::{headline, test_of_guessing};
 use super::number::p_text;
-use super::observation::Results;
-use super::summary::{Row, Setting};
+use super::results::observation::Results;
+use super::results::summary::{Row, Setting};
+use super::tables::grid::{CLOSE, Grid, GridCell};
 use crate::records::{TrialRecord, notices};
 use crate::track::counted;
 use anyhow::{Context, Result};

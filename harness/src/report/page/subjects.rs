@@ -1,8 +1,8 @@
 //! Table of accuracy with a row per subject and a column per setting, and the averages of C-Eval's groups.
 
 use super::super::number::NOTHING;
-use super::super::observation::Pooled;
-use super::super::summary::Setting;
+use super::super::results::observation::Pooled;
+use super::super::results::summary::Setting;
 use super::{ACROSS, MARGIN, longest_word};
 use crate::records::{GUESSING, group_of, groups};
 use crate::track::{counted, number};

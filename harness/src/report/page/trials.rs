@@ -1,8 +1,8 @@
 //! Every trial: its status, its cost, its stage runs and the command that repeats it.
 
-use super::super::grid::Grid;
 use super::super::number::{Digits, NOTHING, plain};
-use super::super::observation::Results;
+use super::super::results::observation::Results;
+use super::super::tables::grid::Grid;
 use super::Origin;
 use crate::config::{TrialConfig, UNSET, differing, get};
 use crate::fsutil::shell_word;
