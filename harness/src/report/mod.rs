@@ -1,6 +1,6 @@
 //! Turns recorded runs into tables, figures and the report page. *Invariant:* this folder never touches a tensor.
 //!
-//! [`write`] is the way through it: an `experiment` file names `columns`; the `results` of its trials are analysed (`analysis`)
+//! [`write()`] is the way through it: an `experiment` file names `columns`; the `results` of its trials are analysed (`analysis`)
 //! and shown as `tables`, as figures (their `kind`s, drawn by `figure`) and on the `page`.
 
 mod analysis;
