@@ -20,9 +20,11 @@ import time
 
 PROMPTS = ["天空是什么颜色？", "你好", "请介绍一下你自己", "What is the sky?", "一加一等于几？", "水在多少度结冰？", "讲一个故事", "谁写了这本书？"]
 
-
 # Seconds between two reads of a stream, if there are several.
 READ_EVERY = 0.01
+
+# The content of an event, a JSON string.
+CONTENT = re.compile(rb'"content":"((?:[^"\\]|\\.)*)"')
 
 
 class Stream(asyncio.Protocol):
@@ -57,9 +59,6 @@ class Stream(asyncio.Protocol):
             self.done.set_exception(error or ConnectionError(f"closed behind {b''.join(self.data)[-200:]}"))
 
 
-CONTENT = re.compile(rb'"content":"((?:[^"\\]|\\.)*)"')
-
-
 def read_events(data):
     """Returns the text of a chunked event stream, and its number of tokens as counted by the server.
 
@@ -69,7 +68,7 @@ def read_events(data):
     status = int(head.split(b" ", 2)[1])
     assert status == 200 and b'"error"' not in body, f"{status}: {body[-500:]}"
     assert body.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), "no end"
-    last = json.loads(body.rpartition(b"data: {")[2].partition(b"\n\n")[0].join((b"{", b"")))
+    last = json.loads(b"{" + body.rpartition(b"data: {")[2].partition(b"\n\n")[0])
     assert b'"finish_reason":"' in body and last.get("usage"), "no end"
     return json.loads(b'"%b"' % b"".join(CONTENT.findall(body))), last["usage"]["completion_tokens"]
 
