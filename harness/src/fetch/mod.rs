@@ -15,7 +15,7 @@ pub use hub::{Digest, Entry, Hub, Kind, Listing, Missing, Repo};
 
 use crate::fsutil::folder::whole;
 use crate::fsutil::{create_dir, read_text, write_atomic};
-use crate::track::{Progress, size};
+use crate::track::{Progress, listed, size};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use download::{Store, check_room, lock, rename};
 use glob::Pattern;
@@ -286,11 +286,9 @@ fn chosen(repo: &Repo, files: Vec<Entry>, wanted: &Wanted) -> Result<Vec<Entry>>
         );
         found.insert(entry.path.clone(), entry);
     }
-    let shown = others.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
     let of_which = match others.len() {
         0 => "it is empty".into(),
-        1..=10 => format!("it holds {shown}"),
-        more => format!("it holds {shown} and {} more", more - 10),
+        _ => format!("it holds {}", listed(&others, 10)),
     };
     ensure!(
         !found.is_empty(),

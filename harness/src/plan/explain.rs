@@ -2,6 +2,7 @@
 
 use super::{StageGraph, short_name};
 use crate::runs::manifest::{Manifest, RunStatus};
+use crate::track::listed;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -36,12 +37,7 @@ pub fn explain(graph: &StageGraph, node: usize, runs: &Path) -> Option<String> {
     if differences.is_empty() {
         return Some(format!("{other} was made by a program version whose results differ"));
     }
-    let more = match differences.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let shown = differences[..differences.len().min(SHOWN)].join(", ");
-    Some(format!("unlike {other} in {shown}{more}"))
+    Some(format!("unlike {other} in {}", listed(&differences, SHOWN)))
 }
 
 /// The differences between two facts, such as `pretrain.lr (0.001, now 0.002)`.

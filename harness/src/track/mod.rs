@@ -15,5 +15,5 @@ pub use events::Events;
 pub use metrics::{
     METRICS, Metrics, MetricsRow, MetricsTable, MetricsTableRow, Split, carry_over, csv_number,
 };
-pub use progress::{Progress, Silent, counted, number, size, time};
+pub use progress::{Progress, Silent, counted, listed, number, size, time};
 pub use table::table;

@@ -41,6 +41,15 @@ pub fn counted(count: usize, noun: &str) -> String {
     if count == 1 { format!("{count_text} {noun}") } else { format!("{count_text} {noun}s") }
 }
 
+/// Joins items by commas, at most so many: `a, b and 3 more`.
+pub fn listed(items: &[impl AsRef<str>], most: usize) -> String {
+    let shown = items.iter().take(most).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(most) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// Formats a duration: `45 s`, `12 min`, `3 h 20 min`.
 pub fn time(seconds: f64) -> String {
     let minutes = (seconds / 60.0).round() as u64;
@@ -63,6 +72,13 @@ mod tests {
     #[test]
     fn one_is_not_plural() {
         assert_eq!([0, 1, 2000].map(|n| counted(n, "trial")), ["0 trials", "1 trial", "2,000 trials"]);
+    }
+
+    #[test]
+    fn a_list_says_how_many_it_leaves_out() {
+        let lists = [1, 2, 3, 4].map(|most| listed(&["a", "b", "c"], most));
+        assert_eq!(lists, ["a and 2 more", "a, b and 1 more", "a, b, c", "a, b, c"]);
+        assert_eq!(listed(&[""; 0], 3), "");
     }
 
     #[test]

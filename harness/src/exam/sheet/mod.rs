@@ -113,14 +113,10 @@ fn listed(dir: &Path, split: &str) -> Result<Vec<PathBuf>, String> {
     files.sort();
     others.sort();
     if !others.is_empty() {
-        let count = others.len();
-        let mut shown = others.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ");
-        if count > SHOWN {
-            shown += &format!(" and {} more", count - SHOWN);
-        }
         return Err(format!(
-            "holds {shown}, which cannot be read; expected <subject>_{split}.csv or <subject>_{split}.jsonl: \
-             convert, rename or remove what is not"
+            "holds {}, which cannot be read; expected <subject>_{split}.csv or <subject>_{split}.jsonl: convert, \
+             rename or remove what is not",
+            crate::track::listed(&others, SHOWN)
         ));
     }
     if files.is_empty() {

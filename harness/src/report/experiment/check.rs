@@ -6,7 +6,7 @@ use crate::records::TrialRecord;
 use crate::report::columns::Column;
 use crate::report::columns::unavailable;
 use crate::report::results::observation::{Cell, Observation, Results, distinct};
-use crate::track::counted;
+use crate::track::{counted, listed};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -195,8 +195,8 @@ impl Requirements {
             if left.is_disjoint(&right) {
                 let problem = format!(
                     "names {name}, which forms no pairs: it is {} in a and {} in b; remove it",
-                    listed(&left),
-                    listed(&right)
+                    values_listed(&left),
+                    values_listed(&right)
                 );
                 return self.fail(part, problem, errors);
             }
@@ -205,8 +205,8 @@ impl Requirements {
         let problem = match left.is_disjoint(&right) {
             true => format!(
                 "pairs results of one seed, and no seed is on both sides: a has {}, b has {}",
-                listed(&left),
-                listed(&right)
+                values_listed(&left),
+                values_listed(&right)
             ),
             false => {
                 "pairs nothing: no result of a has a partner of the same seed and equal values in b".into()
@@ -225,7 +225,7 @@ pub fn holds_for_none(condition: &Condition, planned: &[Observation], trials: us
     let mut there: Vec<String> = vec![];
     for column in condition.columns().filter(Column::is_known) {
         let values = planned.iter().filter_map(|o| column.read(o).as_ref().map(shown)).collect();
-        let values = format!("{} is {}", condition.written(&column), listed(&values));
+        let values = format!("{} is {}", condition.written(&column), values_listed(&values));
         if !there.contains(&values) {
             there.push(values);
         }
@@ -242,15 +242,12 @@ fn shown(cell: &Cell) -> String {
     }
 }
 
-/// Joins at most [`LISTED`] values by commas, numbers in ascending order.
-fn listed(values: &BTreeSet<String>) -> String {
+/// Lists at most [`LISTED`] values, numbers in ascending order.
+fn values_listed(values: &BTreeSet<String>) -> String {
     let mut sorted: Vec<&String> = values.iter().collect();
     let number = |text: &String| text.parse::<f64>().unwrap_or(f64::INFINITY);
     sorted.sort_by(|a, b| number(a).total_cmp(&number(b)));
-    let mut text = sorted.iter().take(LISTED).map(|text| text.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(more) = sorted.len().checked_sub(LISTED).filter(|more| *more > 0) {
-        text += &format!(" and {more} more");
-    }
+    let text = listed(&sorted, LISTED);
     if text.is_empty() { "nothing".into() } else { text }
 }
 
