@@ -2,10 +2,10 @@
 
 use crate::parametrization::Parametrization;
 use crate::section;
-use crate::section::{Range, schema_of};
+use crate::section::{Range, Table, schema_of};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::Value;
 use std::sync::OnceLock;
 use thiserror::Error;
 
@@ -139,17 +139,18 @@ impl ModelConfig {
     /// Returns an error for every key whose number is outside its range. The upper limits are low enough that no count of
     /// weights or operations overflows.
     pub fn out_of_range(&self) -> Vec<ShapeError> {
-        static RANGES: OnceLock<Vec<(String, Range)>> = OnceLock::new();
+        static RANGES: OnceLock<Vec<(String, Option<Range>)>> = OnceLock::new();
         let ranges = RANGES.get_or_init(|| {
             let schema = schema_of::<Self>();
             let keys = schema["properties"].as_object().into_iter().flatten();
-            keys.filter_map(|(key, schema)| Some((key.clone(), Range::of(schema)?))).collect()
+            keys.map(|(key, schema)| (key.clone(), Range::of(schema))).collect()
         });
-        let values = json!(self);
-        let problem = |(key, range): &'static (String, Range)| {
-            Some(ShapeError { key, problem: range.problem(&values[key])?, conflicts_with: &[] })
+        let mut values = Vec::with_capacity(ranges.len());
+        self.put(&mut values);
+        let problem = |((key, range), value): (&'static (String, Option<Range>), &Value)| {
+            Some(ShapeError { key, problem: range.as_ref()?.problem(value)?, conflicts_with: &[] })
         };
-        ranges.iter().filter_map(problem).collect()
+        ranges.iter().zip(&values).filter_map(problem).collect()
     }
 
     /// Checks that the shape can be built.

@@ -8,8 +8,8 @@ use std::fmt;
 /// Declares a table of configuration keys.
 ///
 /// Every field has its documentation, its default and, as an attribute of `schemars`, its range (`range(min = 1)`;
-/// `extend("exclusiveMinimum" = 0)` for an open bound). The struct implements `Default`, serde's traits and `JsonSchema`;
-/// key names, checks, the reference page and error messages are generated from the schema.
+/// `extend("exclusiveMinimum" = 0)` for an open bound). The struct implements `Default`, serde's traits, `JsonSchema` and
+/// [`Table`]; key names, checks, the reference page and error messages are generated from the schema.
 #[macro_export]
 macro_rules! section {
     (
@@ -30,7 +30,33 @@ macro_rules! section {
                 Self { $( $field: $default, )* }
             }
         }
+
+        impl $crate::section::Table for $name {
+            fn put(&self, values: &mut Vec<::serde_json::Value>) {
+                $( values.push(::serde_json::json!(self.$field)); )*
+            }
+
+            fn set(&mut self, key: &str, value: ::serde_json::Value) -> ::serde_json::Result<()> {
+                match key {
+                    $( stringify!($field) => self.$field = ::serde_json::from_value(value)?, )*
+                    _ => return Err(::serde::de::Error::unknown_field(key, &[$( stringify!($field) ),*])),
+                }
+                Ok(())
+            }
+        }
     };
+}
+
+/// A table of keys, declared by [`section!`](crate::section!).
+pub trait Table {
+    /// Appends the value of each key, in order of declaration.
+    fn put(&self, values: &mut Vec<Value>);
+
+    /// Gives a key another value.
+    ///
+    /// # Errors
+    /// If there is no such key, or the value does not fit it.
+    fn set(&mut self, key: &str, value: Value) -> serde_json::Result<()>;
 }
 
 /// Returns the JSON Schema of a type, with all subschemas inlined.

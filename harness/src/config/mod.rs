@@ -21,6 +21,7 @@ mod schema;
 mod sources;
 mod stage;
 mod validate;
+mod values;
 mod world;
 
 pub use crate::records::Norm;
@@ -42,6 +43,7 @@ pub use schema::{closed, definitions, document, refer, table_of, trial_schema, v
 pub use sources::{NamedFiles, Sources, is_source_name, source_key};
 pub use stage::{RowKind, Stage, StageFiles, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
 pub use validate::Problem;
+pub use values::index_of;
 pub use world::{PRACTICE, WorldConfig};
 
 pub(crate) use document::parse;
@@ -49,9 +51,11 @@ pub(crate) use keys::is_section;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
 use model::preference::PreferenceLoss;
+use model::section::Table;
 use model::{Cost, Device, LoraConfig, ModelConfig, Precision, Recompute, section};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 section! {
@@ -193,6 +197,21 @@ macro_rules! stage_section {
         impl $name {
             fn with(training: Training) -> Self {
                 Self { training, $( $field: $default, )* }
+            }
+        }
+
+        impl Table for $name {
+            fn put(&self, values: &mut Vec<Value>) {
+                self.training.put(values);
+                $( values.push(json!(self.$field)); )*
+            }
+
+            fn set(&mut self, key: &str, value: Value) -> serde_json::Result<()> {
+                match key {
+                    $( stringify!($field) => self.$field = serde_json::from_value(value)?, )*
+                    _ => self.training.set(key, value)?,
+                }
+                Ok(())
             }
         }
     };

@@ -1,6 +1,6 @@
 //! Checks whether a trial can be run: finds all its problems before anything starts.
 
-use super::keys::{KeySpec, Section, sections};
+use super::keys::{KeySpec, keys};
 use super::{
     AnswerLoss, DataConfig, OptimizerKind, RowStyle, Source, Sources, TRAINING, TokenizerConfig, TrainSpec,
     Training, TrialConfig, did_you_mean, is_source_name, recipe, source_key,
@@ -8,10 +8,8 @@ use super::{
 use super::{probe, world};
 use model::config::ShapeError;
 use model::lora::TARGETS;
-use model::section::Range;
 use model::{Device, ModelConfig, Precision};
-use serde_json::json;
-use std::sync::OnceLock;
+use serde_json::Value;
 
 /// A value with which a trial cannot run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,17 +40,6 @@ impl From<ShapeError> for Problem {
         let conflicts_with = error.conflicts_with.iter().map(of_model).collect();
         Self { key: of_model(&error.key), problem: error.problem, conflicts_with }
     }
-}
-
-/// A section with its keys that have a range, each with its name inside the section.
-type Ranged = (&'static Section, Vec<(&'static KeySpec, &'static str, Range)>);
-
-fn ranged() -> &'static [Ranged] {
-    static RANGED: OnceLock<Vec<Ranged>> = OnceLock::new();
-    RANGED.get_or_init(|| {
-        let of_key = |key: &'static KeySpec| Some((key, key.path.rsplit('.').next()?, key.range?));
-        sections().iter().map(|section| (section, section.keys.iter().filter_map(of_key).collect())).collect()
-    })
 }
 
 impl TrialConfig {
@@ -87,16 +74,11 @@ impl TrialConfig {
 
     /// Returns the numbers outside the ranges of their keys: within the ranges, sizes are computed without overflow.
     pub fn out_of_range(&self) -> Vec<Problem> {
-        let tree = json!(self);
-        let mut problems = Vec::new();
-        for (section, keys) in ranged() {
-            let values = if section.name.is_empty() { &tree } else { &tree[&section.name] };
-            for (key, name, range) in keys {
-                problems
-                    .extend(range.problem(&values[*name]).map(|problem| Problem::new(&key.path, problem)));
-            }
-        }
-        problems
+        let values = self.values();
+        let problem = |(key, value): (&KeySpec, &Value)| {
+            Some(Problem::new(&key.path, key.range.as_ref()?.problem(value)?))
+        };
+        keys().zip(&values).filter_map(problem).collect()
     }
 }
 
