@@ -2,56 +2,67 @@
 
 use super::TrialConfig;
 use super::effect::effective_in_trial;
+use super::keys::keys;
 use serde_json::Value;
+use std::fmt::{self, Display};
 
 /// Returns a text that is equal for equal settings and seeds: the canonical JSON of the configuration without the keys that
 /// have no effect in it: where it runs, how often it records, and the keys of disabled stages. See `effect.rs`.
 ///
 /// Trials are named by their stage runs instead (`plan/facts.rs`), as they also depend on the content of files.
 pub fn setting_key(config: &TrialConfig) -> String {
-    canonical_json(&effective_in_trial(config))
+    let values = keys().zip(effective_in_trial(config));
+    let entries = values.filter_map(|(key, value)| Some((key.path.clone(), value?)));
+    Canonical(&entries.collect()).to_string()
 }
 
-/// Formats JSON without spaces, with the keys of every object sorted and fractions in exponent notation, such as
+/// Displays JSON without spaces, with the keys of every object sorted and fractions in exponent notation, such as
 /// `1.5e-3`.
-pub fn canonical_json(value: &Value) -> String {
-    let mut text = String::new();
-    write(value, &mut text);
-    text
+pub struct Canonical<'a>(pub &'a Value);
+
+impl Display for Canonical<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Value::Object(keys) => {
+                let mut sorted: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), value)).collect();
+                sorted.sort_unstable_by_key(|(key, _)| *key);
+                write_object(sorted, f)
+            }
+            Value::Array(items) => {
+                f.write_str("[")?;
+                for (i, item) in items.iter().enumerate() {
+                    f.write_str(if i > 0 { "," } else { "" })?;
+                    Canonical(item).fmt(f)?;
+                }
+                f.write_str("]")
+            }
+            // Formatted here, so that names do not depend on a library's number format.
+            Value::Number(number) if number.is_f64() => {
+                fmt::LowerExp::fmt(&number.as_f64().unwrap_or_default(), f)
+            }
+            scalar => scalar.fmt(f),
+        }
+    }
 }
 
-fn write(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(keys) => {
-            let mut sorted: Vec<_> = keys.iter().collect();
-            sorted.sort_unstable_by_key(|(key, _)| *key);
-            text.push('{');
-            for (i, (key, value)) in sorted.into_iter().enumerate() {
-                if i > 0 {
-                    text.push(',');
-                }
-                *text += &Value::from(key.as_str()).to_string();
-                text.push(':');
-                write(value, text);
-            }
-            text.push('}');
+/// Displays an object whose entries are sorted by key, as [`Canonical`] does.
+///
+/// # Errors
+/// If the text cannot be written.
+pub fn write_object<'a>(
+    entries: impl IntoIterator<Item = (&'a str, &'a Value)>,
+    f: &mut fmt::Formatter,
+) -> fmt::Result {
+    f.write_str("{")?;
+    for (i, (key, value)) in entries.into_iter().enumerate() {
+        f.write_str(if i > 0 { "," } else { "" })?;
+        match key.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
+            true => write!(f, "{}:", Value::from(key))?,
+            false => write!(f, "\"{key}\":")?,
         }
-        Value::Array(items) => {
-            text.push('[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    text.push(',');
-                }
-                write(item, text);
-            }
-            text.push(']');
-        }
-        // Formatted here, so that names do not depend on a library's number format.
-        Value::Number(number) if number.is_f64() => {
-            *text += &format!("{:e}", number.as_f64().unwrap_or_default());
-        }
-        scalar => *text += &scalar.to_string(),
+        Canonical(value).fmt(f)?;
     }
+    f.write_str("}")
 }
 
 #[cfg(test)]
@@ -64,7 +75,7 @@ mod tests {
     #[test]
     fn canonical_json_is_sorted_and_tight() {
         let value = json!({ "b": [1, 0.00025, null], "a": { "d": "x\"y", "c": true } });
-        assert_eq!(canonical_json(&value), r#"{"a":{"c":true,"d":"x\"y"},"b":[1,2.5e-4,null]}"#);
+        assert_eq!(Canonical(&value).to_string(), r#"{"a":{"c":true,"d":"x\"y"},"b":[1,2.5e-4,null]}"#);
     }
 
     #[test]

@@ -5,21 +5,23 @@
 //! keys. Names keep what [`kept_in_names`] lists: leaving it out now would rename stage runs that exist.
 
 use super::keys::{keys, sections};
-use super::layers::get;
+use super::values::index_of;
 use super::{
     Answer, ExamConfig, ExamFormat, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING,
-    TrainStage, Training, TrialConfig, recipe, source_key,
+    TrainStage, Training, TrialConfig, recipe,
 };
 use model::{Device, Parametrization};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::{Arguments, Display};
 use std::sync::Arc;
 
 /// A key that does not affect the results of a given configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Idle {
     /// Full name of the key, such as `model.top_k`.
-    pub key: String,
+    pub key: Cow<'static, str>,
     /// The reason, as the end of a sentence: `model.n_experts = 0 is a dense model`.
     pub why: Arc<str>,
     /// Canonical value of the key, if several of its values are equivalent; `None` if none of them has an effect.
@@ -34,7 +36,7 @@ impl Idle {
 
     /// Whether it is about a key, or about the table that holds it: `world.practice` is about `world.practice.two_hop`.
     pub fn is_about(&self, key: &str) -> bool {
-        let rest = key.strip_prefix(&self.key);
+        let rest = key.strip_prefix(&*self.key);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
@@ -49,47 +51,62 @@ impl Idle {
 
 /// Returns every key without an effect on the trial, with the reason.
 pub fn idle(config: &TrialConfig) -> Vec<Idle> {
-    let mut found = of_stage_runs(config);
+    in_trial(config, true).idle
+}
+
+/// Returns whether any of these keys has no effect on the trial, or several equivalent values.
+pub fn any_idle<'a>(config: &TrialConfig, mut keys: impl Iterator<Item = &'a str>) -> bool {
+    let found = in_trial(config, false);
+    keys.any(|key| found.idle.iter().any(|idle| idle.is_about(key)))
+}
+
+/// Returns the value of every key, in the order of [`keys`], without the keys that do not affect what the stage runs of
+/// the trial do.
+pub fn effective(config: &TrialConfig) -> Vec<Option<Value>> {
+    let mut found = Found::new(false);
+    of_stage_runs(config, &mut found);
+    without(config, found)
+}
+
+/// Returns the value of every key, in the order of [`keys`], without the keys that do not affect the trial, such as those
+/// that only a disabled stage reads.
+pub(super) fn effective_in_trial(config: &TrialConfig) -> Vec<Option<Value>> {
+    without(config, in_trial(config, false))
+}
+
+fn in_trial(config: &TrialConfig, explained: bool) -> Found {
+    let mut found = Found::new(explained);
+    of_stage_runs(config, &mut found);
     of_trials(config, &mut found);
-    found.0
+    found
 }
 
-/// Returns the configuration as JSON without the keys that do not affect what its stage runs do.
-pub fn effective(config: &TrialConfig) -> Value {
-    without(json!(config), of_stage_runs(config))
-}
-
-/// Returns the configuration as JSON without the keys that do not affect the trial, such as those that only a disabled
-/// stage reads.
-pub(super) fn effective_in_trial(config: &TrialConfig) -> Value {
-    let mut idle = of_stage_runs(config);
-    of_trials(config, &mut idle);
-    without(json!(config), idle)
-}
-
-fn without(mut tree: Value, idle: Found) -> Value {
-    for Idle { key, canonical, .. } in idle.0 {
-        let mut parts = key.split('.').collect::<Vec<_>>();
-        let Some(name) = parts.pop() else { continue };
-        let table = parts.into_iter().try_fold(&mut tree, |table, part| table.get_mut(part));
-        let Some(keys) = table.and_then(Value::as_object_mut) else { continue };
-        match canonical {
-            Some(value) => keys.insert(name.into(), value),
-            None => keys.remove(name),
-        };
+fn without(config: &TrialConfig, found: Found) -> Vec<Option<Value>> {
+    let mut values: Vec<Option<Value>> = config.values().into_iter().map(Some).collect();
+    for Idle { key, canonical, .. } in found.idle {
+        match index_of(&key) {
+            Some(index) => values[index] = canonical,
+            None => {
+                // One of several weights, such as `data.mix.web`.
+                let (table, weight) = key.rsplit_once('.').unwrap_or_default();
+                let weights = index_of(table).and_then(|index| values[index].as_mut());
+                weights.and_then(Value::as_object_mut).and_then(|weights| weights.remove(weight));
+            }
+        }
     }
     // Names from before these keys existed are those of their defaults.
-    if tree["model"]["parametrization"] == json!(Parametrization::Standard)
-        && let Some(model) = tree["model"].as_object_mut()
-    {
-        model.remove("parametrization");
+    let newer = [
+        ("model.parametrization", json!(Parametrization::Standard)),
+        ("exam.samples", json!(ExamConfig::default().samples)),
+    ];
+    for (key, default) in newer {
+        if let Some(index) = index_of(key)
+            && values[index].as_ref() == Some(&default)
+        {
+            values[index] = None;
+        }
     }
-    if tree["exam"]["samples"] == json!(ExamConfig::default().samples)
-        && let Some(exam) = tree["exam"].as_object_mut()
-    {
-        exam.remove("samples");
-    }
-    tree
+    values
 }
 
 /// Keys that select the rows to read from files, whatever the stage.
@@ -103,51 +120,66 @@ pub const FILTERS: [&str; 6] = [
 ];
 
 /// The idle keys found so far.
-struct Found(Vec<Idle>);
+struct Found {
+    idle: Vec<Idle>,
+    /// Whether they come with their reasons: names need none.
+    explained: bool,
+    /// The reason where there are none.
+    none: Arc<str>,
+}
 
 impl Found {
-    fn add(&mut self, keys: &[&str], why: impl Into<Arc<str>>) {
-        let why = why.into();
-        self.0.extend(keys.iter().map(|&key| Idle { key: key.into(), why: why.clone(), canonical: None }));
+    fn new(explained: bool) -> Self {
+        Self { idle: Vec::new(), explained, none: "".into() }
     }
 
-    fn add_in(&mut self, section: &str, keys: &[&str], why: impl Into<Arc<str>>) {
-        let keys: Vec<String> = keys.iter().map(|key| format!("{section}.{key}")).collect();
-        self.add(&keys.iter().map(String::as_str).collect::<Vec<_>>(), why);
+    fn why(&self, why: impl Display) -> Arc<str> {
+        if self.explained { why.to_string().into() } else { self.none.clone() }
+    }
+
+    fn add(&mut self, keys: &[&'static str], why: impl Display) {
+        let why = self.why(why);
+        self.idle.extend(keys.iter().map(|&key| Idle { key: key.into(), why: why.clone(), canonical: None }));
+    }
+
+    fn add_in(&mut self, section: &str, keys: &[&str], why: impl Display) {
+        let why = self.why(why);
+        let idle =
+            |key: &&str| Idle { key: format!("{section}.{key}").into(), why: why.clone(), canonical: None };
+        self.idle.extend(keys.iter().map(idle));
     }
 
     fn has(&self, key: &str) -> bool {
-        self.0.iter().any(|idle| idle.key == key)
+        self.idle.iter().any(|idle| idle.key == key)
     }
 
-    fn section(&mut self, name: &str, why: &str) {
+    fn section(&mut self, name: &str, why: impl Display) {
         let section = sections().iter().find(|section| section.name == name);
         let keys: Vec<&str> =
             section.into_iter().flat_map(|section| &section.keys).map(|key| key.path.as_str()).collect();
         self.add(&keys, why);
     }
 
-    fn canonical(&mut self, key: &str, value: impl Into<Value>, why: impl Into<Arc<str>>) {
-        self.0.push(Idle { key: key.into(), why: why.into(), canonical: Some(value.into()) });
+    fn canonical(&mut self, key: &'static str, value: impl Into<Value>, why: impl Display) {
+        let why = self.why(why);
+        self.idle.push(Idle { key: key.into(), why, canonical: Some(value.into()) });
     }
 }
 
-fn of_stage_runs(config: &TrialConfig) -> Found {
-    let mut found = Found(Vec::new());
-    model(config, &mut found);
+fn of_stage_runs(config: &TrialConfig, found: &mut Found) {
+    model(config, found);
     for (stage, training) in config.stages() {
         match training.enabled {
-            true => of_training(config, stage, training, &mut found),
+            true => of_training(config, stage, training, found),
             false => {
                 let name = stage.name();
-                found.section(name, &format!("{name}.enabled = false leaves the stage out"));
+                found.section(name, format_args!("{name}.enabled = false leaves the stage out"));
             }
         }
     }
     if config.data.source != Source::Files {
-        let why: Arc<str> =
-            format!("data.source = \"{}\" is not read from files", config.data.source.word()).into();
-        found.add(&FILTERS, why.clone());
+        let why = format_args!("data.source = \"{}\" is not read from files", config.data.source.word());
+        found.add(&FILTERS, why);
         found.add(&["data.history_chars"], why);
     }
     // Stage runs from before these keys existed keep their names.
@@ -162,9 +194,12 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
     }
     if let Some(probe) = config.probe() {
         let keys = ["rows", "special_tokens_in_text", "val_share"];
-        found.add_in("data", &keys, format!("data.source = \"{}\" generates all of its rows", probe.name));
+        found.add_in(
+            "data",
+            &keys,
+            format_args!("data.source = \"{}\" generates all of its rows", probe.name),
+        );
     }
-    found
 }
 
 fn model(config: &TrialConfig, found: &mut Found) {
@@ -173,13 +208,13 @@ fn model(config: &TrialConfig, found: &mut Found) {
         false => ("model.hidden_dim", model.ffn_dim(), "the feed-forward"),
         true => ("model.expert_hidden_dim", model.expert_dim(), "each expert"),
     };
-    let why: Arc<str> = format!("the effective width of {what} is {width}").into();
-    found.canonical(key, width, why.clone());
-    found.add(&["model.multiple_of"], why.clone());
+    let why = format_args!("the effective width of {what} is {width}");
+    found.canonical(key, width, why);
+    found.add(&["model.multiple_of"], why);
     found.canonical(
         "model.head_dim",
         model.head_dim(),
-        format!("the effective head width is {}", model.head_dim()),
+        format_args!("the effective head width is {}", model.head_dim()),
     );
     if model.tie_embeddings {
         found.add(&["model.head_init"], "model.tie_embeddings = true uses the embedding as the head");
@@ -221,40 +256,49 @@ const MONITORING_KEYS: [&str; 8] = [
 
 fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mut Found) {
     let name = stage.name();
-    let mut add = |keys: &[&str], why: String| found.add_in(name, keys, why);
-    add(&MONITORING_KEYS, "it sets how the stage is monitored and recorded, not what it learns".into());
+    let mut add = |keys: &[&str], why: Arguments| found.add_in(name, keys, why);
+    add(
+        &MONITORING_KEYS,
+        format_args!("it sets how the stage is monitored and recorded, not what it learns"),
+    );
     // In order of precedence.
     if let Some(steps) = t.steps {
-        add(&["flops", "tokens", "epochs"], format!("{name}.steps = {steps} sets the length of the stage"));
+        add(
+            &["flops", "tokens", "epochs"],
+            format_args!("{name}.steps = {steps} sets the length of the stage"),
+        );
     } else if let Some(flops) = t.flops {
-        add(&["tokens", "epochs"], format!("{name}.flops = {flops:e} sets the length of the stage"));
+        add(&["tokens", "epochs"], format_args!("{name}.flops = {flops:e} sets the length of the stage"));
     } else if let Some(tokens) = t.tokens {
-        add(&["epochs"], format!("{name}.tokens = {tokens} sets the length of the stage"));
+        add(&["epochs"], format_args!("{name}.tokens = {tokens} sets the length of the stage"));
     }
     if t.schedule == Schedule::Constant {
-        add(&["min_lr_ratio"], format!("{name}.schedule = \"constant\" never falls"));
+        add(&["min_lr_ratio"], format_args!("{name}.schedule = \"constant\" never falls"));
     }
     if t.schedule != Schedule::Wsd {
-        add(&["decay_share"], format!("only {name}.schedule = \"wsd\" has a decay phase"));
+        add(&["decay_share"], format_args!("only {name}.schedule = \"wsd\" has a decay phase"));
     }
     if t.optimizer == OptimizerKind::Adam {
         let keys = ["weight_decay", "embedding_decay", "hidden_decay", "head_decay"];
-        add(&keys, format!("{name}.optimizer = \"adam\" decays no weights"));
+        add(&keys, format_args!("{name}.optimizer = \"adam\" decays no weights"));
     }
     if t.optimizer != OptimizerKind::Muon {
-        add(&["momentum"], format!("only {name}.optimizer = \"muon\" uses it"));
+        add(&["momentum"], format_args!("only {name}.optimizer = \"muon\" uses it"));
     }
     if config.model.tie_embeddings {
-        add(&["head_lr", "head_decay"], "model.tie_embeddings = true uses the embedding as the head".into());
+        add(
+            &["head_lr", "head_decay"],
+            format_args!("model.tie_embeddings = true uses the embedding as the head"),
+        );
     }
     let has_share = config.data.val_share > 0.0 || config.probe().is_some();
     if !has_share && stage.val_files(&config.data).is_none() {
-        add(&["val_tokens", "val_every_tokens"], "data.val_share = 0 holds nothing out".into());
+        add(&["val_tokens", "val_every_tokens"], format_args!("data.val_share = 0 holds nothing out"));
     }
     if stage.compares_answers() {
         add(
             &["packing", "val_tokens"],
-            "preference pairs are never packed, and validation uses all of them".into(),
+            format_args!("preference pairs are never packed, and validation uses all of them"),
         );
     }
 }
@@ -275,7 +319,11 @@ fn kept_in_names(config: &TrialConfig, found: &mut Found) {
     };
     let is_bounded = !exam.enabled || exam.answer == Answer::Letter || config.probe().is_some();
     if is_bounded && config.model.window.is_some_and(|window| window >= longest) {
-        found.canonical("model.window", Value::Null, format!("no {what} is longer than {longest} positions"));
+        found.canonical(
+            "model.window",
+            Value::Null,
+            format_args!("no {what} is longer than {longest} positions"),
+        );
     }
     found.add(&["exam.samples"], "it sets what is recorded, not the score");
 }
@@ -283,7 +331,7 @@ fn kept_in_names(config: &TrialConfig, found: &mut Found) {
 /// Multipliers of a training stage for groups of parameters that it does not train or decay.
 fn of_groups(config: &TrialConfig, stage: TrainStage, found: &mut Found) {
     let (name, t) = (stage.name(), stage.training(config));
-    let mut add = |keys: &[&str], why: String| found.add_in(name, keys, why);
+    let mut add = |keys: &[&str], why: Arguments| found.add_in(name, keys, why);
     let groups = [
         ("embedding", t.embedding_lr, t.embedding_decay),
         ("hidden", t.hidden_lr, t.hidden_decay),
@@ -292,7 +340,7 @@ fn of_groups(config: &TrialConfig, stage: TrainStage, found: &mut Found) {
     let trained = match ((stage.spec().adapters)(config).is_some(), config.model.tie_embeddings) {
         (true, _) => {
             let keys = ["embedding_lr", "head_lr", "norm_lr", "embedding_decay", "head_decay"];
-            add(&keys, "adapters take only the multipliers of the matrices in the blocks".into());
+            add(&keys, format_args!("adapters take only the multipliers of the matrices in the blocks"));
             &groups[1..2]
         }
         (false, true) => &groups[..2],
@@ -300,18 +348,18 @@ fn of_groups(config: &TrialConfig, stage: TrainStage, found: &mut Found) {
     };
     if t.weight_decay == 0.0 {
         let keys = ["embedding_decay", "hidden_decay", "head_decay"];
-        add(&keys, format!("{name}.weight_decay = 0 decays no weights"));
+        add(&keys, format_args!("{name}.weight_decay = 0 decays no weights"));
     }
     for (group, lr, _) in trained {
         if *lr == 0.0 {
             add(
                 &[&format!("{group}_decay")],
-                format!("{name}.{group}_lr = 0 leaves these weights as they are"),
+                format_args!("{name}.{group}_lr = 0 leaves these weights as they are"),
             );
         }
     }
     if trained.iter().all(|(_, lr, decay)| *lr == 0.0 || *decay == 0.0) {
-        add(&["weight_decay"], "its multipliers are all 0".into());
+        add(&["weight_decay"], format_args!("its multipliers are all 0"));
     }
 }
 
@@ -325,7 +373,7 @@ fn relative<'a>(weights: impl Iterator<Item = (&'a String, &'a f64)> + Clone) ->
 fn of_trials(config: &TrialConfig, found: &mut Found) {
     kept_in_names(config, found);
     let kind = config.device.kind();
-    found.canonical("device", kind, format!("results are the same on every {kind} device"));
+    found.canonical("device", kind, format_args!("results are the same on every {kind} device"));
     if config.device == Device::Cpu {
         found.add(&["precision"], "device = \"cpu\" computes in f32");
     }
@@ -346,20 +394,24 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
     found.canonical(
         "exam.after",
         json!(examined),
-        format!("the exam is taken after {} in any case", examined.join(", ")),
+        format_args!("the exam is taken after {} in any case", examined.join(", ")),
     );
     if exam.sheets.is_none() {
         found.add(&["exam.contamination"], "the built-in world is not checked for contamination");
     }
     let shares = exam.shares();
     let shown = shares.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
-    found.canonical("exam.at", json!(shares), format!("the exam is taken at {shown} in any case"));
+    found.canonical("exam.at", json!(shares), format_args!("the exam is taken at {shown} in any case"));
     if exam.average_last < 2 {
         found.canonical("exam.average_last", 0, "fewer than 2 weights are not averaged");
     }
     if let Some(probe) = config.probe() {
         let keys = ["format", "answer", "norm", "rotate", "shots", "dev_sheets", "system", "samples"];
-        found.add_in("exam", &keys, format!("data.source = \"{}\" has its own question format", probe.name));
+        found.add_in(
+            "exam",
+            &keys,
+            format_args!("data.source = \"{}\" has its own question format", probe.name),
+        );
         return;
     }
     if exam.format == ExamFormat::LmEval {
@@ -378,7 +430,7 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
 fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
     let data = &config.data;
     for probe in PROBES.iter().filter(|probe| probe.source != data.source) {
-        found.section(probe.name, &format!("data.source = \"{}\" has no such probe", data.source.word()));
+        found.section(probe.name, format_args!("data.source = \"{}\" has no such probe", data.source.word()));
     }
     if let Some(probe) = config.probe() {
         return of_probe(config, probe, found);
@@ -423,13 +475,13 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
         let own = &spec.files[0];
         let (read_key, sources) = spec.stage.files(data);
         if enabled.contains(&spec.stage) && read_key != own.key {
-            found.canonical(own.key, json!(sources), format!("{read_key} is used if it is empty"));
+            found.canonical(own.key, json!(sources), format_args!("{read_key} is used if it is empty"));
         } else if !read.contains(&own.key) {
             found.add(&[own.key], left_out(spec.stage));
         }
         match spec.stage.val_files(data).filter(|_| enabled.contains(&spec.stage)) {
             Some((read_key, sets)) if read_key != own.val_key => {
-                found.canonical(own.val_key, json!(sets), format!("{read_key} is used if it is empty"));
+                found.canonical(own.val_key, json!(sets), format_args!("{read_key} is used if it is empty"));
             }
             None if !enabled.contains(&spec.stage) && !validated.contains(&own.val_key) => {
                 found.add(&[own.val_key], left_out(spec.stage));
@@ -442,7 +494,7 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
     }
     let mixed: Vec<&str> = enabled.iter().flat_map(|stage| stage.files(data).1.names()).collect();
     for name in data.mix.keys().filter(|name| !mixed.contains(&name.as_str())) {
-        found.add(&[&source_key("data.mix", Some(name))], "no stage that is trained has this source");
+        found.add_in("data.mix", &[name.as_str()], "no stage that is trained has this source");
     }
     let mix = |stage: &TrainStage| {
         let shares = data.shares(*stage)?;
@@ -455,8 +507,8 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
 }
 
 fn of_probe(config: &TrialConfig, probe: &ProbeSpec, found: &mut Found) {
-    let no_world = format!("data.source = \"{}\" has no world", probe.name);
-    found.section("world", &no_world);
+    let no_world = format_args!("data.source = \"{}\" has no world", probe.name);
+    found.section("world", no_world);
     found.add(&["tokenizer.train_chars"], no_world);
     if !config.exam.enabled {
         let is_unread = |key: &&str| !probe.rows.contains(key) && !probe.vocabulary.contains(key);
@@ -467,6 +519,6 @@ fn of_probe(config: &TrialConfig, probe: &ProbeSpec, found: &mut Found) {
 
 /// Returns the keys in which two configurations differ, in order of declaration.
 pub fn differing(a: &TrialConfig, b: &TrialConfig) -> Vec<&'static str> {
-    let (a, b) = (json!(a), json!(b));
-    keys().map(|key| key.path.as_str()).filter(|key| get(&a, key) != get(&b, key)).collect()
+    let values = a.values().into_iter().zip(b.values());
+    keys().zip(values).filter(|(_, (a, b))| a != b).map(|(key, _)| key.path.as_str()).collect()
 }

@@ -26,12 +26,12 @@ mod world;
 
 pub use crate::records::Norm;
 pub use at::ExamPoint;
-pub use canonical::{canonical_json, setting_key};
+pub use canonical::{Canonical, setting_key, write_object};
 pub use choices::{
     Answer, AnswerLoss, BadRow, ExamFormat, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
 };
 pub use document::{Content, Entry, Node};
-pub use effect::{FILTERS, Idle, differing, effective, idle};
+pub use effect::{FILTERS, Idle, any_idle, differing, effective, idle};
 pub use errors::{ConfigError, ConfigErrors};
 pub use keys::{KeySpec, Kind, Section, UNSET, find, keys, largest, plain, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};

@@ -4,8 +4,8 @@
 //! effect changes it. A test runs every key through the stages that make data.
 
 use crate::config::{
-    Answer, ExamConfig, ExamFormat, ExamPoint, FILTERS, NamedFiles, RowKind, RowStyle, Source, Stage,
-    TrainStage, TrialConfig, WORLD, canonical_json, effective, recipe, source_key,
+    Answer, Canonical, ExamConfig, ExamFormat, ExamPoint, FILTERS, NamedFiles, RowKind, RowStyle, Source,
+    Stage, TrainStage, TrialConfig, WORLD, effective, index_of, recipe, sections, source_key, write_object,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -14,7 +14,9 @@ use crate::fsutil::digests::FileDigest;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -31,7 +33,7 @@ pub struct Facts {
     /// The stage.
     pub stage: Stage,
     /// The configuration keys that it reads, with their values.
-    pub keys: BTreeMap<String, Value>,
+    pub keys: Keys,
     /// Name of the tokenizer's stage run that it reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<Uuid>,
@@ -42,6 +44,9 @@ pub struct Facts {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, Vec<Content>>,
 }
+
+/// Keys with their values.
+type Keys = BTreeMap<Cow<'static, str>, Value>;
 
 /// The content of a file, independent of its location.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,7 +63,28 @@ pub type Files = Vec<(String, Arc<[FileDigest]>)>;
 impl Facts {
     /// The name: a UUID v5 of the canonical JSON.
     pub fn name(&self) -> Uuid {
-        Uuid::new_v5(&NAMESPACE, canonical_json(&json!({ "format": FORMAT, "facts": self })).as_bytes())
+        Uuid::new_v5(&NAMESPACE, self.to_string().as_bytes())
+    }
+}
+
+/// The canonical JSON of `{ "format": FORMAT, "facts": FACTS }`, from which the name is made.
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { stage, keys, tokenizer, model, files } = self;
+        f.write_str("{\"facts\":{")?;
+        if !files.is_empty() {
+            write!(f, "\"files\":{},", Canonical(&json!(files)))?;
+        }
+        f.write_str("\"keys\":")?;
+        write_object(keys.iter().map(|(key, value)| (&**key, value)), f)?;
+        if let Some(model) = model {
+            write!(f, ",\"model\":\"{model}\"")?;
+        }
+        write!(f, ",\"stage\":\"{stage}\"")?;
+        if let Some(tokenizer) = tokenizer {
+            write!(f, ",\"tokenizer\":\"{tokenizer}\"")?;
+        }
+        write!(f, "}},\"format\":{FORMAT}}}")
     }
 }
 
@@ -71,28 +97,19 @@ pub fn name_of(parts: impl Iterator<Item = Uuid>) -> Uuid {
 /// A trial's configuration as its stages read it.
 pub struct Reading<'a> {
     config: &'a TrialConfig,
-    /// Every key that has an effect, with its value.
-    keys: BTreeMap<String, Value>,
+    /// The value of every key that has an effect, by the index of the key.
+    values: Vec<Option<Value>>,
 }
 
 impl<'a> Reading<'a> {
     /// Prepares the configuration of one trial.
     pub fn new(config: &'a TrialConfig) -> Self {
-        let mut keys = BTreeMap::new();
-        if let Value::Object(tree) = effective(config) {
-            for (section, value) in tree {
-                match value {
-                    Value::Object(inner) => {
-                        keys.extend(
-                            inner.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
-                        );
-                    }
-                    value => drop(keys.insert(section, value)),
-                }
-            }
+        let mut values = effective(config);
+        // Results are the same on every device of a kind.
+        if let Some(index) = index_of("device") {
+            values[index] = Some(config.device.kind().into());
         }
-        keys.insert("device".into(), config.device.kind().into());
-        Self { config, keys }
+        Self { config, values }
     }
 
     /// The facts of a stage that reads this tokenizer, this model and these files; an exam reads the model's weights after
@@ -105,13 +122,13 @@ impl<'a> Reading<'a> {
         model: Option<Uuid>,
         files: &Files,
     ) -> Facts {
-        let mut keys = BTreeMap::new();
+        let mut keys = Keys::new();
         match stage {
             Stage::Tokenizer if self.config.tokenizer.path.is_some() => {}
             Stage::Tokenizer => self.of_tokenizer(&mut keys),
             Stage::Data => {
                 for stage in recipe(self.config) {
-                    keys.insert(format!("{}.enabled", stage.name()), true.into());
+                    keys.insert(format!("{}.enabled", stage.name()).into(), true.into());
                     self.of_rows(stage, &mut keys);
                 }
             }
@@ -145,7 +162,7 @@ impl<'a> Reading<'a> {
         Facts { stage, keys, tokenizer, model, files }
     }
 
-    fn of_tokenizer(&self, keys: &mut BTreeMap<String, Value>) {
+    fn of_tokenizer(&self, keys: &mut Keys) {
         if let Some(probe) = self.config.probe() {
             self.take(&["data.source"], keys);
             self.take(probe.vocabulary, keys);
@@ -160,7 +177,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Takes the keys that determine the rows of a stage and which of them are held out for validation.
-    fn of_rows(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
+    fn of_rows(&self, stage: TrainStage, keys: &mut Keys) {
         self.of_source(stage, keys);
         if self.config.probe().is_some() {
             return;
@@ -175,7 +192,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Takes the keys that determine the texts of a stage.
-    fn of_source(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
+    fn of_source(&self, stage: TrainStage, keys: &mut Keys) {
         self.take(&["data.source"], keys);
         if let Some(probe) = self.config.probe() {
             self.take(probe.rows, keys);
@@ -190,14 +207,14 @@ impl<'a> Reading<'a> {
                 if stage.rows() == RowKind::Conversations {
                     // By stage, since MiniMind's rows derive it from their length.
                     let key = format!("data.history_chars ({})", stage.name());
-                    keys.insert(key, stage.history_chars(self.config).into());
+                    keys.insert(key.into(), stage.history_chars(self.config).into());
                 }
             }
             Source::Hops | Source::Recall | Source::Capacity => {}
         }
     }
 
-    fn of_exam(&self, keys: &mut BTreeMap<String, Value>) {
+    fn of_exam(&self, keys: &mut Keys) {
         let exam = &self.config.exam;
         if let Some(probe) = self.config.probe() {
             self.take(&["data.source", "device", "precision"], keys);
@@ -226,17 +243,19 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn take(&self, names: &[&str], keys: &mut BTreeMap<String, Value>) {
+    fn take(&self, names: &[&'static str], keys: &mut Keys) {
         for &name in names {
-            if let Some(value) = self.keys.get(name) {
+            if let Some(value) = index_of(name).and_then(|index| self.values[index].as_ref()) {
                 keys.insert(name.into(), value.clone());
             }
         }
     }
 
-    fn take_section(&self, section: &str, keys: &mut BTreeMap<String, Value>) {
-        let (start, end) = (format!("{section}."), format!("{section}/"));
-        keys.extend(self.keys.range(start..end).map(|(key, value)| (key.clone(), value.clone())));
+    fn take_section(&self, section: &str, keys: &mut Keys) {
+        let section = sections().iter().find(|known| known.name == section);
+        let names: Vec<&str> =
+            section.into_iter().flat_map(|section| &section.keys).map(|key| key.path.as_str()).collect();
+        self.take(&names, keys);
     }
 }
 
@@ -356,6 +375,25 @@ mod tests {
     }
 
     #[test]
+    fn names_are_made_from_canonical_json() {
+        let content = Content { sha256: "0a".into(), read_as: "jsonl".into() };
+        let keys: [(&str, Value); 3] =
+            [("b", json!({ "y": 1.5e-5, "x": [1, "甲\n"] })), ("a\"\u{1}", json!(null)), ("a.b", json!(-2))];
+        let mut facts = Facts {
+            stage: Stage::Train(TrainStage::Sft),
+            keys: keys.map(|(key, value)| (key.into(), value)).into(),
+            tokenizer: None,
+            model: None,
+            files: BTreeMap::new(),
+        };
+        let canonical = |facts: &Facts| Canonical(&json!({ "format": FORMAT, "facts": facts })).to_string();
+        assert_eq!(facts.to_string(), canonical(&facts));
+        (facts.tokenizer, facts.model) = (Some(Uuid::nil()), Some(NAMESPACE));
+        facts.files.insert("data.sft".into(), vec![content]);
+        assert_eq!(facts.to_string(), canonical(&facts));
+    }
+
+    #[test]
     fn names_from_before_a_key_was_known_to_be_idle_stay() {
         let made = |change: &dyn Fn(&mut TrialConfig)| {
             let mut config = TrialConfig::default();
@@ -397,7 +435,7 @@ mod tests {
             Reading::new(&config).facts(stage, &ExamPoint::default(), None, None, &vec![])
         };
         let read = |facts: &Facts| {
-            let is_new = |key: &&String| key.contains(".base_") || key.ends_with("parametrization");
+            let is_new = |key: &&Cow<str>| key.contains(".base_") || key.ends_with("parametrization");
             facts.keys.keys().filter(is_new).cloned().collect::<Vec<_>>()
         };
         // The same name as before the key existed.

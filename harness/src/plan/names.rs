@@ -43,9 +43,10 @@ pub fn stage_runs(
         let of_setting = |index| named(index, |run| run.setting);
         let mut facts = reading.facts(stage, &at, of_run(tokenizer), of_run(model), &files);
         let uuid = facts.name();
-        facts.keys.remove("seed");
-        (facts.tokenizer, facts.model) = (of_setting(tokenizer), of_setting(model));
-        let setting = facts.name();
+        let settings = (of_setting(tokenizer), of_setting(model));
+        let is_seeded = facts.keys.remove("seed").is_some() || (facts.tokenizer, facts.model) != settings;
+        (facts.tokenizer, facts.model) = settings;
+        let setting = if is_seeded { facts.name() } else { uuid };
         runs.push(Named { stage, uuid, setting, files, model, at });
         Ok(runs.len() - 1)
     };

@@ -5,9 +5,9 @@
 
 use super::planner::training_flops;
 use super::{StageGraph, State};
-use crate::config::{Schedule, TrainStage, canonical_json};
+use crate::config::{Schedule, TrainStage};
 use crate::train::trunk::{checkpoint_for, has_begun, shared_steps};
-use serde_json::json;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// The stage run that takes the first steps of another.
@@ -25,8 +25,10 @@ const LENGTH: [&str; 6] = ["steps", "flops", "tokens", "epochs", "decay_share", 
 /// Gives every remaining training the longest suitable one as its trunk, and reduces its weight to the steps left to it.
 pub fn share(graph: &mut StageGraph) {
     let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for index in 0..graph.nodes.len() {
-        if let Some(key) = key(graph, index) {
+    let keys: Vec<Option<String>> =
+        (0..graph.nodes.len()).into_par_iter().map(|index| key(graph, index)).collect();
+    for (index, key) in keys.into_iter().enumerate() {
+        if let Some(key) = key {
             alike.entry(key).or_default().push(index);
         }
     }
@@ -65,10 +67,10 @@ fn key(graph: &StageGraph, index: usize) -> Option<String> {
         return None;
     }
     let mut facts = graph.facts(index);
-    LENGTH.iter().for_each(|key| drop(facts.keys.remove(&format!("{}.{key}", stage.name()))));
+    LENGTH.iter().for_each(|key| drop(facts.keys.remove(format!("{}.{key}", stage.name()).as_str())));
     facts.keys.remove("exam.at");
     let data = node.data.map(|data| graph.nodes[data].uuid);
-    Some(canonical_json(&json!([facts, data, training.log_every])))
+    Some(format!("{facts} {data:?} {}", training.log_every))
 }
 
 /// The stage run that a branch begins from: the longest of its group that is still to be run, or that has left a
