@@ -3,13 +3,13 @@
 use super::draw::{MAX_TRIALS, Points, place_in};
 use super::{Part, Reading, Sweep, Trial, Tune};
 use crate::config::{
-    ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, idle, plain, set,
-    setting_key,
+    ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, any_idle, config_of, differing, idle,
+    plain, set, setting_key,
 };
 use crate::track::counted;
 use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Draws per wanted trial after which drawing gives up.
@@ -18,20 +18,25 @@ const PATIENCE: u64 = 100;
 /// Failed draws after which drawing gives up.
 const MAX_MISSES: u64 = 1_000_000;
 
+/// Fewest draws that are made in one parallel batch.
+const DRAWN_TOGETHER: u64 = 64;
+
 /// The settings of one trial that override the base.
 pub(super) type Point = Vec<Setting>;
 
 /// Every trial of a sweep, tuning candidates before those of the study; or all errors in any of them.
 pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
-    let points = points(sweep).map_err(|error| ConfigErrors { errors: vec![error] })?;
-    let (mut errors, trials) = all(&points, |point| trial(sweep, point));
+    let one = |error| ConfigErrors { errors: vec![error] };
+    let points = points(sweep).map_err(one)?;
+    let base = base(sweep).map_err(one)?;
+    let (mut errors, trials) = all(&points, |point| trial(sweep, &base, point));
     if may_be_the_same(&points, &trials) {
         errors.errors.extend(same_settings(sweep, &points, &trials));
     }
     let trials: Vec<Trial> = trials.into_iter().map(|(_, trial)| trial).collect();
     match &sweep.tune {
         // Errors in the study are the same in its candidates.
-        Some(tune) if errors.errors.is_empty() => tuned(sweep, tune, &points, trials),
+        Some(tune) if errors.errors.is_empty() => tuned(sweep, tune, &base, &points, trials),
         _ => errors.or(trials),
     }
 }
@@ -73,6 +78,7 @@ impl AsRef<[Setting]> for Candidate {
 fn tuned(
     sweep: &Sweep,
     tune: &Tune,
+    base: &TrialConfig,
     points: &[Point],
     mut trials: Vec<Trial>,
 ) -> Result<Vec<Trial>, ConfigErrors> {
@@ -101,14 +107,19 @@ fn tuned(
         errors.push(ConfigError::new(&tune.place, "tune", problem));
         return Err(errors);
     }
-    let (found, made) = all(&candidates, |candidate| self::candidate(sweep, tune, candidate));
+    let (found, made) = all(&candidates, |candidate| self::candidate(sweep, tune, base, candidate));
     errors.errors.extend(found.errors);
     errors.or(made.into_iter().map(|(_, trial)| trial).chain(trials).collect())
 }
 
-fn candidate(sweep: &Sweep, tune: &Tune, candidate: &Candidate) -> Result<Trial, Vec<ConfigError>> {
+fn candidate(
+    sweep: &Sweep,
+    tune: &Tune,
+    base: &TrialConfig,
+    candidate: &Candidate,
+) -> Result<Trial, Vec<ConfigError>> {
     let Candidate { point, of, value, rung } = candidate;
-    let mut trial = trial(sweep, point)?;
+    let mut trial = trial(sweep, base, point)?;
     let mut idle = idle(&trial.config).into_iter();
     if let Some(idle) = idle.find(|idle| idle.key == tune.key && idle.is_whole()) {
         let problem = format!("has no effect, as {}; expected a key to tune that has one", idle.why);
@@ -140,8 +151,7 @@ fn candidate(sweep: &Sweep, tune: &Tune, candidate: &Candidate) -> Result<Trial,
 /// Whether two trials may be the same setting: only if two points are equal or a swept key has no effect.
 fn may_be_the_same(points: &[Point], trials: &[(usize, Trial)]) -> bool {
     let has_idle = |(index, trial): &(usize, Trial)| {
-        let idle = idle(&trial.config);
-        points[*index].iter().any(|setting| idle.iter().any(|idle| idle.is_about(&setting.key)))
+        any_idle(&trial.config, points[*index].iter().map(|setting| setting.key.as_str()))
     };
     let labels: Vec<String> = points.par_iter().map(label).collect();
     let mut seen = HashSet::new();
@@ -245,33 +255,44 @@ fn combinations(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
         };
         points = points.iter().flat_map(extended).collect();
     }
-    points.retain(|point| !is_excluded(sweep, point));
-    Ok(points)
+    Ok(points.into_par_iter().filter(|point| !is_excluded(sweep, point)).collect())
 }
 
 fn draws(sweep: &Sweep, sample: &super::Sample) -> Result<Vec<Point>, ConfigError> {
     let dimensions = sweep.axes.len() + sample.keys.len();
     let mut random = Points::new(sample.method, sample.seed, dimensions);
-    let (mut points, mut seen) = (Vec::new(), BTreeSet::new());
-    // Draws that differ only in keys without effect are the same setting.
-    let mut settings = BTreeSet::new();
-    let mut is_new = |point: &Point| match config_of(tree(sweep, point)) {
-        Ok(config) if config.validate().is_empty() => settings.insert(setting_key(&config)),
+    let base = base(sweep)?;
+    let setting = |point: &Point| match config(&base, point) {
+        Ok(config) if config.validate().is_empty() => Some(setting_key(&config)),
         // Errors are reported later; or the configuration is complete only after solving.
-        _ => true,
+        _ => None,
     };
-    let tries = (PATIENCE * sample.count).min(sample.count + MAX_MISSES);
-    for _ in 0..tries {
-        let place = random.next_point();
+    let draw = |place: Vec<f64>, seen: &HashSet<String>| {
         let (on_axes, drawn) = place.split_at(sweep.axes.len());
         let turn = |(axis, &u): (&super::Axis, &f64)| axis.points[place_in(u, axis.points.len())].clone();
         let mut point: Point = sweep.axes.iter().zip(on_axes).flat_map(turn).collect();
         point.extend(sample.keys.iter().zip(drawn).map(|(key, &u)| key.at(u)));
-        if !is_excluded(sweep, &point) && seen.insert(label(&point)) && is_new(&point) {
-            points.push(point);
-        }
-        if points.len() as u64 == sample.count {
-            return Ok(points);
+        let label = label(&point);
+        let is_new = !seen.contains(&label) && !is_excluded(sweep, &point);
+        is_new.then(|| (label, setting(&point), point))
+    };
+    let (mut points, mut seen) = (Vec::new(), HashSet::new());
+    // Draws that differ only in keys without effect are the same setting.
+    let mut settings = HashSet::new();
+    let tries = (PATIENCE * sample.count).min(sample.count + MAX_MISSES);
+    let mut left = tries;
+    while left > 0 {
+        let together = (sample.count - points.len() as u64).max(DRAWN_TOGETHER).min(left);
+        left -= together;
+        let places: Vec<Vec<f64>> = (0..together).map(|_| random.next_point()).collect();
+        let drawn: Vec<_> = places.into_par_iter().map(|place| draw(place, &seen)).collect();
+        for (label, setting, point) in drawn.into_iter().flatten() {
+            if seen.insert(label) && setting.is_none_or(|setting| settings.insert(setting)) {
+                points.push(point);
+            }
+            if points.len() as u64 == sample.count {
+                return Ok(points);
+            }
         }
     }
     let problem = format!(
@@ -298,8 +319,22 @@ fn tree(sweep: &Sweep, point: &Point) -> Value {
     tree
 }
 
-fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
-    let mut config = config_of(tree(sweep, point)).map_err(|error| vec![error])?;
+/// The configuration that all trials share.
+fn base(sweep: &Sweep) -> Result<TrialConfig, ConfigError> {
+    config_of(tree(sweep, &vec![]))
+}
+
+/// The configuration of a trial before it is solved.
+fn config(base: &TrialConfig, point: &Point) -> Result<TrialConfig, ConfigError> {
+    let mut config = base.clone();
+    for Setting { key, value, .. } in point {
+        config.set(key, value.clone()).map_err(|error| ConfigError::new("", "", error.to_string()))?;
+    }
+    Ok(config)
+}
+
+fn trial(sweep: &Sweep, base: &TrialConfig, point: &Point) -> Result<Trial, Vec<ConfigError>> {
+    let mut config = config(base, point).map_err(|error| vec![error])?;
     let placed = |problems: Vec<Problem>| -> Vec<ConfigError> {
         problems.into_iter().map(|problem| locate_error(sweep, point, problem)).collect()
     };
