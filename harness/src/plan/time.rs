@@ -17,7 +17,6 @@ use model::cost::step::Trained;
 use model::trainer::Rule;
 use model::{Device, Precision, Recompute};
 use serde::Serialize;
-use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
@@ -207,7 +206,7 @@ fn times_by(
         Stage::Train(stage) => training(stage, node, *extent, by),
         Stage::Exam => {
             let TrialConfig { exam: keys, world, hops, recall, capacity, data, .. } = &*node.config;
-            let read = json!([keys, world, hops, recall, capacity, data.source]).to_string();
+            let read = serde_json::to_string(&(keys, world, hops, recall, capacity, data.source)).ok()?;
             let prompts = *known.entry(read).or_insert_with(|| prompts(&node.config));
             exam(&node.config, prompts?, by)
         }
