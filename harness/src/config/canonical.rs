@@ -56,7 +56,7 @@ pub fn write_object<'a>(
     f.write_str("{")?;
     for (i, (key, value)) in entries.into_iter().enumerate() {
         f.write_str(if i > 0 { "," } else { "" })?;
-        match key.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
+        match key.as_bytes().iter().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
             true => write!(f, "{}:", Value::from(key))?,
             false => write!(f, "\"{key}\":")?,
         }

@@ -252,10 +252,13 @@ impl<'a> Reading<'a> {
     }
 
     fn take_section(&self, section: &str, keys: &mut Keys) {
-        let section = sections().iter().find(|known| known.name == section);
-        let names: Vec<&str> =
-            section.into_iter().flat_map(|section| &section.keys).map(|key| key.path.as_str()).collect();
-        self.take(&names, keys);
+        let Some(section) = sections().iter().find(|known| known.name == section) else { return };
+        let first = section.keys.first().and_then(|key| index_of(&key.path)).unwrap_or_default();
+        for (key, value) in section.keys.iter().zip(&self.values[first..]) {
+            if let Some(value) = value {
+                keys.insert(key.path.as_str().into(), value.clone());
+            }
+        }
     }
 }
 
