@@ -33,7 +33,7 @@ fn main() -> Result<()> {
                 let (hidden, tape) = pass.forward()?;
                 let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradient)?;
                 pass.backward(tape, dhidden, gradient)?;
-                pass.value(&loss)
+                Ok(loss.read()?.total)
             },
         )?;
         trainer.step(3e-3)?;

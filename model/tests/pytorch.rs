@@ -110,7 +110,7 @@ fn learn<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> (f64, Vec<R
             let (hidden, tape) = pass.forward()?;
             let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
             let routing = pass.backward(tape, dhidden, gradients)?;
-            Ok((pass.value(&loss)?, pass.router_stats(&routing)?))
+            Ok((loss.read()?.total, pass.router_stats(&routing)?))
         },
     );
     let (mut loss, mut routers) = (0.0, vec![]);

@@ -1,6 +1,6 @@
 //! The cases: optimizer steps, exam questions, generated tokens, tokenized texts.
 
-use super::{Case, Compute, ExamCase, OPTIONS, Rate, Report, Sharing, synthetic_ids, time_steps};
+use super::{Case, Compute, DeviceWork, ExamCase, OPTIONS, Rate, Report, Sharing, synthetic_ids, time_steps};
 use crate::config::{TrainStage, TrialConfig, WorldConfig};
 use crate::data::chat::ChatTemplate;
 use crate::data::world::World;
@@ -74,17 +74,23 @@ fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
     let lanes = LaneConfig { lanes: case.lanes, recompute: Recompute::None, seed: 1 };
     let mut trainer = Trainer::new(Transformer::new(&case.model, 1, backend)?, None, optimizer, lanes)?;
     let rows: Vec<TrainRow> = (0..case.batch_size).map(|i| row(case, i as u64).into()).collect();
+    let before = backend.activity();
     let seconds = time_steps(case, || {
-        next_tokens(&mut trainer, &rows)?;
+        let sums = next_tokens(&mut trainer, &rows)?;
         trainer.step(LR)?;
+        sums.read()?;
         Ok(())
     })?;
+    let steps = case.warmup + seconds.len();
+    let device_work =
+        before.zip(backend.activity()).map(|(before, after)| DeviceWork::between(before, after, steps));
     let peak_rss_mb = peak_rss_mb();
     let rate = Rate::new((case.batch_size * case.seq_len) as f64, seconds);
     // Threads in excess of the lanes have no work.
     let threads = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
     let flops_per_token = Cost::training(&case.model).per_token(case.seq_len);
-    Ok(Done { report: report("train", case, rate, peak_rss_mb), flops_per_token, threads })
+    let report = Report { device_work, ..report("train", case, rate, peak_rss_mb) };
+    Ok(Done { report, flops_per_token, threads })
 }
 
 /// Returns one document that fills a row; every position carries loss.
@@ -280,6 +286,7 @@ fn report(name: &'static str, case: &Case, tokens_per_second: Rate, peak_rss_mb:
         megabytes_per_second: None,
         compute: None,
         peak_device_mb: None,
+        device_work: None,
         peak_rss_mb,
     }
 }

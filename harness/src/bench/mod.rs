@@ -8,6 +8,7 @@ mod cases;
 pub use cases::{exam, generate, tokenize, train};
 
 use crate::system::on_threads;
+use model::backend::Activity;
 use model::backend::cpu::matrix_peak;
 use model::{Device, ModelConfig, Precision};
 use serde::Serialize;
@@ -128,6 +129,32 @@ pub struct Report {
     /// Peak GPU memory in use, in MiB; `None` on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_device_mb: Option<f64>,
+    /// What a training step asks of a GPU; `None` on the CPU.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub device_work: Option<DeviceWork>,
+}
+
+/// What a step asks of a GPU, on average.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DeviceWork {
+    /// Number of kernels, matrix products, copies and fills.
+    pub device_operations: f64,
+    /// Number of times that the process waits for the GPU.
+    pub device_waits: f64,
+    /// Milliseconds that it waits.
+    pub device_waited_ms: f64,
+}
+
+impl DeviceWork {
+    /// Divides what was done between two readings among `steps` steps.
+    fn between(before: Activity, after: Activity, steps: usize) -> Self {
+        let each = |total: f64| total / steps as f64;
+        Self {
+            device_operations: each((after.operations - before.operations) as f64),
+            device_waits: each((after.waits - before.waits) as f64),
+            device_waited_ms: each((after.waited - before.waited).as_secs_f64() * 1e3),
+        }
+    }
 }
 
 /// Arithmetic throughput relative to that of bare matrix products.

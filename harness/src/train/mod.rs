@@ -238,10 +238,11 @@ impl<'a, B: Backend> Loop<'a, B> {
             let step = self.trainer.steps() + 1;
             let lr = learning_rate(training, step, self.length.steps);
             let rows = self.length.rows_of(step);
-            let sums = self.objective.accumulate(&mut self.trainer, rows as usize)?;
+            let pending = self.objective.accumulate(&mut self.trainer, rows as usize)?;
             let skipped = self.trainer.skipped_steps();
             let norm = self.trainer.step(lr)?;
             let is_skipped = self.trainer.skipped_steps() > skipped;
+            let sums = pending.read()?;
             let before = self.tokens;
             self.tokens += sums.tokens;
             self.flops += self.cost.of(sums.positions, sums.squares);

@@ -10,6 +10,7 @@ use crate::fsutil::write_atomic;
 use crate::records::{Notice, SourceUse};
 use anyhow::{Context, Result};
 use model::preference::{DpoConfig, PairOutcome, answer_log_prob, dpo_loss, pair_loss};
+use model::transformer::head::{Loss, LossValue};
 use model::{Backend, Sequence, Trainer, Transformer};
 use std::ops::Range;
 use std::path::Path;
@@ -172,7 +173,7 @@ impl Objective {
     ///
     /// # Errors
     /// If the model fails.
-    pub fn accumulate<B: Backend>(&mut self, trainer: &mut Trainer<B>, rows: usize) -> Result<Sums> {
+    pub fn accumulate<B: Backend>(&mut self, trainer: &mut Trainer<B>, rows: usize) -> Result<Pending<B>> {
         match self {
             Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_rows(rows)),
             Self::Preferences { batches, references, config, .. } => {
@@ -337,11 +338,48 @@ fn answer_log_probs<B: Backend>(
     Ok(answers.as_chunks::<2>().0.to_vec())
 }
 
+/// Sums over the passes of an optimizer step; on a GPU, losses may still be on their way to the host.
+///
+/// They are read after the step, so that the GPU is not left idle while the next pass is prepared.
+pub struct Pending<B: Backend>(Vec<PassSums<B>>);
+
+struct PassSums<B: Backend> {
+    /// All sums, except those that `loss` has yet to add.
+    sums: Sums,
+    loss: Option<TokenLoss<B>>,
+}
+
+struct TokenLoss<B: Backend> {
+    loss: Loss<B>,
+    scale: f64,
+    /// The source of each document and the number of its counted positions; empty if sources have no names.
+    sources: Vec<(usize, f64)>,
+}
+
+impl<B: Backend> Pending<B> {
+    /// Waits for the losses.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(self) -> Result<Sums> {
+        let mut all = Sums::default();
+        for PassSums { mut sums, loss } in self.0 {
+            if let Some(TokenLoss { loss, scale, sources }) = loss {
+                let LossValue { total, by_document } = loss.read()?;
+                sums.loss = total / scale;
+                sums.sources = by_source(by_document.into_iter().zip(sources));
+            }
+            all.add(&sums);
+        }
+        Ok(all)
+    }
+}
+
 /// Runs the forward and backward pass of rows with the mean cross-entropy of their targets.
 ///
 /// # Errors
 /// If the model fails.
-pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[TrainRow]) -> Result<Sums> {
+pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[TrainRow]) -> Result<Pending<B>> {
     let counted_of = |row: &TrainRow| f64::from(row.sequence.counted);
     let counted: f64 = rows.iter().map(counted_of).sum();
     let scale = 1.0 / counted.max(1.0);
@@ -353,24 +391,22 @@ pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[TrainRow]) -> R
             let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
             let routing = pass.backward(tape, dhidden, gradients)?;
             let counted = rows.iter().map(|row| counted_of(row)).sum();
-            let parts: Vec<(usize, f64)> = rows
+            let sources = rows
                 .iter()
                 .flat_map(|row| row.sources.iter().map(|(source, counted)| (*source, f64::from(*counted))))
                 .collect();
-            let losses = if parts.is_empty() { vec![] } else { pass.by_document(&loss)? };
-            Ok(Sums {
-                sources: by_source(losses.into_iter().zip(parts)),
-                loss: pass.value(&loss)? / scale,
+            let sums = Sums {
                 counted,
                 tokens: counted as u64,
                 positions: pass.batch().len() as u64,
                 squares: pass.squares(),
-                rewards: None,
                 router: pass.router_stats(&routing)?,
-            })
+                ..Sums::default()
+            };
+            Ok(PassSums { sums, loss: Some(TokenLoss { loss, scale, sources }) })
         },
     );
-    total(parts.context("training step")?)
+    Ok(Pending(parts.context("training step")?))
 }
 
 /// Sums losses and counts by the number of their source.
@@ -397,7 +433,7 @@ fn preferences<B: Backend>(
     trainer: &mut Trainer<B>,
     pairs: &[TrainPair],
     config: &DpoConfig,
-) -> Result<Sums> {
+) -> Result<Pending<B>> {
     let scale = 1.0 / pairs.len().max(1) as f64;
     let parts = trainer.accumulate(
         pairs,
@@ -414,17 +450,18 @@ fn preferences<B: Backend>(
             let routing = pass.backward(tape, dhidden, gradients)?;
             let parts = outcome.pairs.iter().zip(pairs);
             let parts = parts.filter_map(|(outcome, of)| Some((outcome.loss, (of.source?, 1.0))));
-            Ok(Sums {
+            let sums = Sums {
                 sources: by_source(parts),
                 tokens: rows.iter().map(|row| row.counted as u64).sum(),
                 positions: pass.batch().len() as u64,
                 squares: pass.squares(),
                 router: pass.router_stats(&routing)?,
                 ..of_pairs(&outcome.pairs)
-            })
+            };
+            Ok(PassSums { sums, loss: None })
         },
     );
-    total(parts.context("training step")?)
+    Ok(Pending(parts.context("training step")?))
 }
 
 /// Sums the losses and rewards of pairs.
@@ -436,10 +473,4 @@ fn of_pairs(pairs: &[PairOutcome]) -> Sums {
         rewards: Some((pairs.iter().map(|pair| pair.reward_margin).sum(), right)),
         ..Sums::default()
     }
-}
-
-fn total(parts: Vec<Sums>) -> Result<Sums> {
-    let mut sums = Sums::default();
-    parts.iter().for_each(|part| sums.add(part));
-    Ok(sums)
 }

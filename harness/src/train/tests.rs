@@ -510,7 +510,7 @@ fn the_loss_of_a_step_is_told_by_source() {
     let lanes = LaneConfig { lanes: 2, recompute: Recompute::None, seed: 1 };
     let model = Transformer::new(&trial.model, 1, &Cpu).unwrap();
     let mut trainer = Trainer::new(model, None, optimizer(&trial.pretrain.training), lanes).unwrap();
-    let sums = next_tokens(&mut trainer, &rows).unwrap();
+    let sums = next_tokens(&mut trainer, &rows).unwrap().read().unwrap();
     // Documents of books are recognized by their length.
     let sequences: Vec<Sequence> = rows.into_iter().map(|row| row.sequence).collect();
     let mut expected = [(0.0, 0.0); 2];

@@ -8,6 +8,18 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// What was asked of a device that runs beside the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Activity {
+    /// Number of kernels, matrix products, copies and fills that were queued.
+    pub operations: u64,
+    /// Number of times that the process waited for the device.
+    pub waits: u64,
+    /// How long it waited.
+    pub waited: Duration,
+}
 
 /// Memory of a device. Every operation returns an error if the device fails, for example by running out of memory.
 #[allow(clippy::missing_errors_doc)] // stated once, above
@@ -16,6 +28,8 @@ pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
     type Weights: Debug + Send + Sync;
     /// Flat arrays of f32: gradients of weights, moments, per-row values.
     type Floats: Debug + Send + Sync;
+    /// Values of [`Self::Floats`] on their way to the host.
+    type Fetched: Send;
     /// Activations in the backend's own type.
     type Buffer: Send + Sync;
     /// A batch, with the rotations of its positions.
@@ -45,6 +59,10 @@ pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
     fn zeros(&self, len: usize) -> Result<Self::Floats>;
     /// Copies the values to the host, or borrows them if they are there.
     fn read<'a>(&self, floats: &'a Self::Floats) -> Result<Cow<'a, [f32]>>;
+    /// Starts to copy the values to the host, without waiting for the device.
+    fn fetch(&self, floats: Self::Floats) -> Result<Self::Fetched>;
+    /// Returns the values; waits until they are there, but not for operations queued after [`Self::fetch`].
+    fn fetched(&self, values: Self::Fetched) -> Result<Vec<f32>>;
     /// Copies activations with rows of `width` elements from the host.
     fn buffer(&self, host: &[f32], width: usize) -> Result<Self::Buffer>;
     /// Copies activations to the host.
@@ -54,6 +72,11 @@ pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
 
     /// Peak use of the device's own memory in bytes; `None` if the device uses the memory of the process.
     fn peak_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    /// What was asked of the device so far; `None` if operations run in the process.
+    fn activity(&self) -> Option<Activity> {
         None
     }
 

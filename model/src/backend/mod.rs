@@ -27,7 +27,7 @@ pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use device::{Device, Work};
 pub use dropout::{Dropout, mix};
-pub use memory::Memory;
+pub use memory::{Activity, Memory};
 pub use portable::Portable;
 pub use precision::Precision;
 

@@ -16,14 +16,44 @@ struct Active {
     weights: Vec<f32>,
 }
 
-/// The loss of a pass, still on the device.
+/// The loss of a pass, on its way to the host: nothing waits for it before [`Self::read`].
 pub struct Loss<B: Backend> {
+    backend: B,
     /// `-log p(target)` of each active position.
-    nll: B::Floats,
+    nll: B::Fetched,
     /// Indices of the positions in the batch.
     rows: Vec<u32>,
     weights: Vec<f32>,
     scale: f64,
+    /// The end of each document of the batch.
+    ends: Vec<usize>,
+}
+
+/// The loss of a pass.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossValue {
+    /// `scale * sum of weights * -log p(target)`.
+    pub total: f64,
+    /// Sum of `weight * -log p(target)` over each document, without the scale: `(documents,)`.
+    pub by_document: Vec<f64>,
+}
+
+impl<B: Backend> Loss<B> {
+    /// Waits until the values are on the host.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(self) -> Result<LossValue> {
+        let nll = self.backend.fetched(self.nll)?;
+        let weighted =
+            || nll.iter().zip(&self.weights).map(|(nll, weight)| f64::from(*nll) * f64::from(*weight));
+        let total = weighted().sum::<f64>() * f64::from(self.scale as f32);
+        let mut by_document = vec![0.0; self.ends.len()];
+        for (&row, nll) in self.rows.iter().zip(weighted()) {
+            by_document[self.ends.partition_point(|&end| end <= row as usize)] += nll;
+        }
+        Ok(LossValue { total: f64::from(total as f32), by_document })
+    }
 }
 
 impl<B: Backend> Pass<'_, B> {
@@ -54,33 +84,9 @@ impl<B: Backend> Pass<'_, B> {
         let factor = self.loss_scale() * scale as f32;
         let weights: Vec<f32> = active.weights.iter().map(|w| w * factor).collect();
         let (nll, dhidden) = self.head_backward(hidden, &active, &weights, grads)?;
-        Ok((Loss { nll, rows: active.rows, weights: active.weights, scale }, dhidden))
-    }
-
-    /// Reads the value of a loss. Waits for the device.
-    ///
-    /// # Errors
-    /// If the device fails, for example by running out of memory.
-    pub fn value(&self, loss: &Loss<B>) -> Result<f64> {
-        let nll = self.backend().read(&loss.nll)?;
-        let sum: f64 = nll.iter().zip(&loss.weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
-        Ok(f64::from((sum * f64::from(loss.scale as f32)) as f32))
-    }
-
-    /// Computes the sum of `weight * -log p(target)` over each document, `(documents,)`, without the scale of the loss. Waits
-    /// for the device.
-    ///
-    /// # Errors
-    /// If the device fails, for example by running out of memory.
-    pub fn by_document(&self, loss: &Loss<B>) -> Result<Vec<f64>> {
-        let nll = self.backend().read(&loss.nll)?;
-        let ends = &self.batch().documents[1..];
-        let mut sums = vec![0.0; ends.len()];
-        for ((&row, nll), weight) in loss.rows.iter().zip(nll.iter()).zip(&loss.weights) {
-            let document = ends.partition_point(|&end| end <= row as usize);
-            sums[document] += f64::from(*nll) * f64::from(*weight);
-        }
-        Ok(sums)
+        let (backend, ends) = (self.backend().clone(), self.batch().documents[1..].to_vec());
+        let nll = backend.fetch(nll)?;
+        Ok((Loss { backend, nll, rows: active.rows, weights: active.weights, scale, ends }, dhidden))
     }
 
     /// Computes `weight * log p(target)` of each position, 0 if its weight is 0: `(n,)`. Waits for the device.

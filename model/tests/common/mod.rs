@@ -119,7 +119,7 @@ pub fn learn<B: Backend>(
     let (loss, dhidden) = pass.cross_entropy(&hidden, scale, &mut gradient).unwrap();
     let routing = pass.backward(tape, dhidden, &mut gradient).unwrap();
     Learned {
-        loss: pass.value(&loss).unwrap(),
+        loss: loss.read().unwrap().total,
         gradient: model.backend.read(&gradient).unwrap().into_owned(),
         routers: pass.router_stats(&routing).unwrap(),
     }
@@ -160,7 +160,7 @@ pub fn lm_pass<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> f64 {
             let (hidden, tape) = pass.forward()?;
             let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
             pass.backward(tape, dhidden, gradients)?;
-            pass.value(&loss)
+            Ok(loss.read()?.total)
         },
     );
     losses.unwrap().iter().sum()

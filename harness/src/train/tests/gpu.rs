@@ -1,7 +1,10 @@
 //! Training on the emulated GPU: half compared with single precision, steps whose gradient overflows, and resuming.
 
 use super::*;
-use model::{Device, Precision};
+use crate::data::TrainRow;
+use crate::train::{next_tokens, optimizer};
+use model::backend::{Cuda, Memory};
+use model::{Device, LaneConfig, Precision, Recompute, Sequence, Trainer};
 
 /// [`trial`] on the emulated GPU.
 fn on_gpu(precision: Precision, training: Training) -> TrialConfig {
@@ -101,4 +104,28 @@ fn steps_that_overflow_are_skipped_told_and_remembered() {
     let weights = |run: &str| fs::read(dir.path().join(run).join("model/model.safetensors")).unwrap();
     assert!(weights("stopped") == weights("whole"));
     assert_eq!(metrics(&dir.path().join("stopped")), metrics(&dir.path().join("whole")));
+}
+
+#[test]
+fn a_step_waits_for_the_norm_of_its_gradient_and_for_routes() {
+    let rows: Vec<TrainRow> =
+        (1..4).map(|i| Sequence::answered(&[1 + i, 2, 3 * i], &[4, 5]).into()).collect();
+    // The number of rows of each expert and the router's statistics, for each of two layers.
+    for (n_experts, of_routes) in [(0, 0), (4, 2 * 2)] {
+        let trial = trial(Training::default());
+        let config = ModelConfig { n_layers: 2, n_experts, ..trial.model };
+        let backend = Cuda::emulated(Precision::F32);
+        let lanes = LaneConfig { lanes: 1, recompute: Recompute::None, seed: 1 };
+        let transformer = Transformer::new(&config, 1, &backend).unwrap();
+        let mut trainer =
+            Trainer::new(transformer, None, optimizer(&trial.pretrain.training), lanes).unwrap();
+        let before = backend.activity().unwrap();
+        let since = || backend.activity().unwrap().waits - before.waits;
+        let losses = next_tokens(&mut trainer, &rows).unwrap();
+        assert_eq!(since(), of_routes);
+        trainer.step(1e-3).unwrap();
+        assert_eq!(since(), of_routes + 1);
+        assert!(losses.read().unwrap().mean() > 1.0);
+        assert!(backend.activity().unwrap().operations - before.operations > 50);
+    }
 }

@@ -26,6 +26,7 @@ impl Deref for Batch {
 impl Memory for Cpu {
     type Weights = Vec<f32>;
     type Floats = Buffer;
+    type Fetched = Buffer;
     type Buffer = Buffer;
     type Batch = Batch;
     type Routes = router::Routes;
@@ -49,6 +50,14 @@ impl Memory for Cpu {
 
     fn read<'a>(&self, floats: &'a Buffer) -> Result<Cow<'a, [f32]>> {
         Ok(Cow::Borrowed(floats))
+    }
+
+    fn fetch(&self, floats: Buffer) -> Result<Buffer> {
+        Ok(floats)
+    }
+
+    fn fetched(&self, values: Buffer) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
     }
 
     fn buffer(&self, host: &[f32], _: usize) -> Result<Buffer> {

@@ -3,8 +3,8 @@
 //! [`Gpu`](super::gpu) is a GPU; [`Emulation`](super::emulation) runs the same kernels on the CPU, for tests.
 //!
 //! *Invariant:* operations are queued in the order of the calls. [`Driver::download`] waits for everything queued
-//! before it, [`Driver::upload`] only for earlier uploads if the staging memory is full; [`Driver::release_cached`] waits as
-//! well and is called when memory runs out.
+//! before it, [`Fetch::wait`] for what was queued before its [`Driver::fetch`], [`Driver::upload`] only for earlier uploads if
+//! the staging memory is full; [`Driver::release_cached`] waits as well and is called when memory runs out.
 
 use crate::Result;
 use std::ffi::c_void;
@@ -93,6 +93,15 @@ pub struct Grid {
     pub shared: usize,
 }
 
+/// A copy to the host that was queued.
+pub trait Fetch: Send {
+    /// Waits until the copy is done, and writes the bytes to `to`, which has as many.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn wait(self: Box<Self>, to: &mut [u8]) -> Result<()>;
+}
+
 /// A device.
 #[allow(clippy::missing_errors_doc)] // every operation fails if the device does, for example by running out of memory
 pub trait Driver: Debug + Send + Sync + 'static {
@@ -119,6 +128,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
     /// Copies to the host; waits for everything queued before.
     fn download(&self, to: &mut [u8], from: Address) -> Result<()>;
+    /// Queues a copy to the host.
+    fn fetch(&self, from: Address, bytes: usize) -> Result<Box<dyn Fetch>>;
     /// Copies within the device; the two ranges do not overlap.
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()>;
     /// Sets bytes to zero.

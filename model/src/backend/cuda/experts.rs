@@ -214,7 +214,7 @@ impl Cuda {
 
     pub(super) fn routes_weights(&self, routes: &Routes) -> Result<Floats> {
         let copy = self.dirty_floats(routes.rows())?;
-        self.queue.driver().copy(copy.room.at, routes.row_weights.room.at, 4 * copy.len)?;
+        self.queue.copy(copy.room.at, routes.row_weights.room.at, 4 * copy.len)?;
         Ok(copy)
     }
 

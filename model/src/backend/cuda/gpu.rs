@@ -1,13 +1,13 @@
 //! A GPU through NVIDIA's driver and cuBLAS, both loaded at run time.
 
-use super::driver::{Address, Driver, Dtype, Grid, Product};
+use super::driver::{Address, Driver, Dtype, Fetch, Grid, Product};
 use crate::{Error, Result};
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{result as cuda, sys as cuda_sys};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The compiled kernels (fat binaries), by file name.
 const MODULES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -28,6 +28,8 @@ pub struct Gpu {
     kernels: Mutex<HashMap<String, Kernel>>,
     blas: Mutex<Blas>,
     staging: Mutex<Staging>,
+    /// Pinned memory of earlier copies to the host.
+    landings: Arc<Mutex<Vec<Landing>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +48,24 @@ struct Staging {
     filled: usize,
 }
 
+/// Pinned memory for copies to the host, kept for the lifetime of the process.
+#[derive(Debug)]
+struct Landing {
+    memory: *mut u8,
+    capacity: usize,
+    /// Marks when the GPU has finished copying to it.
+    copied: cuda_sys::CUevent,
+}
+
+/// A queued copy to the host.
+struct GpuFetch {
+    /// `None` once it has returned to `idle`.
+    landing: Option<Landing>,
+    bytes: usize,
+    context: cuda_sys::CUcontext,
+    idle: Arc<Mutex<Vec<Landing>>>,
+}
+
 // SAFETY: handles of the driver and of cuBLAS may be used from any thread on which the context is current, which every
 // call here ensures; handles that must not be used concurrently are behind locks.
 unsafe impl Send for Gpu {}
@@ -57,6 +77,10 @@ unsafe impl Send for Kernel {}
 unsafe impl Send for Blas {}
 // SAFETY: as above.
 unsafe impl Send for Staging {}
+// SAFETY: as above.
+unsafe impl Send for Landing {}
+// SAFETY: as above.
+unsafe impl Send for GpuFetch {}
 
 /// Converts an error of the driver.
 fn failed(what: &str) -> impl Fn(cuda::DriverError) -> Error + '_ {
@@ -85,6 +109,31 @@ fn blas_failed(what: &str) -> impl Fn(blas::CublasError) -> Error + '_ {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a context current on this thread, if it is not yet.
+fn enter(context: cuda_sys::CUcontext) -> Result<()> {
+    thread_local! {
+        static CURRENT: Cell<cuda_sys::CUcontext> = const { Cell::new(std::ptr::null_mut()) };
+    }
+    if CURRENT.get() != context {
+        // SAFETY: contexts are kept for the lifetime of the process.
+        unsafe { cuda::ctx::set_current(context) }.map_err(failed("making the context current"))?;
+        CURRENT.set(context);
+    }
+    Ok(())
+}
+
+/// Allocates pinned host memory in the current context.
+fn pinned(bytes: usize) -> Result<*mut u8> {
+    // SAFETY: allocates host memory, which is kept for the lifetime of the process.
+    let memory = unsafe { cuda::malloc_host(bytes, 0) };
+    memory.map(|memory| memory.cast::<u8>()).map_err(failed("allocating pinned memory"))
+}
+
+/// Creates an event in the current context.
+fn event() -> Result<cuda_sys::CUevent> {
+    cuda::event::create(cuda_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("creating an event"))
 }
 
 /// Lets the driver keep freed memory for this process; returns whether this GPU supports stream-ordered allocation.
@@ -187,15 +236,6 @@ impl Gpu {
         let handle = blas::create_handle().map_err(blas_failed("initialization"))?;
         // SAFETY: both were just created, in the same context.
         unsafe { blas::set_stream(handle, stream.cast()) }.map_err(blas_failed("initialization"))?;
-        let half = || {
-            // SAFETY: allocates host memory, which is kept for the lifetime of the process.
-            let memory = unsafe { cuda::malloc_host(STAGING, 0) };
-            memory.map(|memory| memory.cast::<u8>()).map_err(failed("allocating pinned memory"))
-        };
-        let event = || {
-            cuda::event::create(cuda_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                .map_err(failed("creating an event"))
-        };
         Ok(Self {
             device,
             context,
@@ -206,25 +246,17 @@ impl Gpu {
             kernels: Mutex::default(),
             blas: Mutex::new(Blas(handle)),
             staging: Mutex::new(Staging {
-                halves: [half()?, half()?],
+                halves: [pinned(STAGING)?, pinned(STAGING)?],
                 copied: [event()?, event()?],
                 current: 0,
                 filled: 0,
             }),
+            landings: Arc::default(),
         })
     }
 
-    /// Makes the context current on this thread, if it is not yet.
     fn enter(&self) -> Result<()> {
-        thread_local! {
-            static CURRENT: Cell<cuda_sys::CUcontext> = const { Cell::new(std::ptr::null_mut()) };
-        }
-        if CURRENT.get() != self.context {
-            // SAFETY: the context is kept for the lifetime of the process.
-            unsafe { cuda::ctx::set_current(self.context) }.map_err(failed("making the context current"))?;
-            CURRENT.set(self.context);
-        }
-        Ok(())
+        enter(self.context)
     }
 
     fn wait(&self) -> Result<()> {
@@ -250,6 +282,37 @@ impl Gpu {
             .map_err(failed("setting the shared-memory limit of a kernel"))?;
         kernels.insert(name.into(), Kernel(function));
         Ok(function)
+    }
+}
+
+impl GpuFetch {
+    /// Waits for the copy, and returns its memory.
+    fn landed(&mut self) -> Result<Option<Landing>> {
+        let Some(landing) = self.landing.take() else { return Ok(None) };
+        enter(self.context)?;
+        // SAFETY: the event was recorded when the copy was queued.
+        unsafe { cuda::event::synchronize(landing.copied) }.map_err(failed("waiting for the GPU"))?;
+        Ok(Some(landing))
+    }
+}
+
+impl Fetch for GpuFetch {
+    fn wait(mut self: Box<Self>, to: &mut [u8]) -> Result<()> {
+        if let Some(landing) = self.landed()? {
+            // SAFETY: the GPU has written these bytes.
+            to.copy_from_slice(unsafe { std::slice::from_raw_parts(landing.memory, self.bytes) });
+            lock(&self.idle).push(landing);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for GpuFetch {
+    fn drop(&mut self) {
+        // If waiting fails, the GPU has failed, and the memory is not used again.
+        if let Ok(Some(landing)) = self.landed() {
+            lock(&self.idle).push(landing);
+        }
     }
 }
 
@@ -356,6 +419,31 @@ impl Driver for Gpu {
         // SAFETY: `from` was allocated with at least as many bytes; the copy is waited for below.
         unsafe { cuda::memcpy_dtoh_async(to, from, self.stream) }.map_err(failed("copying from the GPU"))?;
         self.wait()
+    }
+
+    fn fetch(&self, from: Address, bytes: usize) -> Result<Box<dyn Fetch>> {
+        self.enter()?;
+        let idle = {
+            let mut landings = lock(&self.landings);
+            let place = landings.iter().position(|landing| landing.capacity >= bytes);
+            place.map(|place| landings.swap_remove(place))
+        };
+        let landing = match idle {
+            Some(landing) => landing,
+            None => {
+                let capacity = bytes.next_power_of_two().max(4096);
+                Landing { memory: pinned(capacity)?, capacity, copied: event()? }
+            }
+        };
+        // SAFETY: `from` was allocated with at least as many bytes, and so was the landing, which nothing else uses until
+        // the event that is recorded behind the copy.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(landing.memory, bytes);
+            cuda::memcpy_dtoh_async(to, from, self.stream).map_err(failed("copying from the GPU"))?;
+            cuda::event::record(landing.copied, self.stream).map_err(failed("copying from the GPU"))?;
+        }
+        let (context, idle) = (self.context, self.landings.clone());
+        Ok(Box::new(GpuFetch { landing: Some(landing), bytes, context, idle }))
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {

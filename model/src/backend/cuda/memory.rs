@@ -5,9 +5,9 @@ use super::arguments::Narrow;
 use super::attention::{Document, Plan};
 use super::driver::{Address, Dtype};
 use super::experts::Routes;
-use super::queue::{self, Allocation};
+use super::queue::{self, Allocation, Fetched};
 use crate::Result;
-use crate::backend::{Memory, Precision};
+use crate::backend::{Activity, Memory, Precision};
 use crate::rotations::Rotations;
 use crate::spec::Heads;
 use crate::tokens::Ragged;
@@ -216,6 +216,7 @@ impl Cuda {
 impl Memory for Cuda {
     type Weights = Weights;
     type Floats = Floats;
+    type Fetched = Fetched;
     type Buffer = Buffer;
     type Batch = Batch;
     type Routes = Routes;
@@ -262,6 +263,14 @@ impl Memory for Cuda {
         Ok(Cow::Owned(self.queue.download(floats.room.at, floats.len)?))
     }
 
+    fn fetch(&self, floats: Floats) -> Result<Fetched> {
+        self.queue.fetch(floats.room.at, floats.len)
+    }
+
+    fn fetched(&self, values: Fetched) -> Result<Vec<f32>> {
+        self.queue.fetched(values)
+    }
+
     fn buffer(&self, host: &[f32], _: usize) -> Result<Buffer> {
         let wide = self.queue.upload(host)?;
         if self.dtype() == Dtype::F32 {
@@ -299,19 +308,23 @@ impl Memory for Cuda {
         Some(self.queue.peak_bytes())
     }
 
+    fn activity(&self) -> Option<Activity> {
+        Some(self.queue.activity())
+    }
+
     fn copy(&self, x: &Buffer) -> Result<Buffer> {
         let copy = self.dirty(x.len)?;
-        self.queue.driver().copy(copy.room.at, x.room.at, x.len * self.dtype().size())?;
+        self.queue.copy(copy.room.at, x.room.at, x.len * self.dtype().size())?;
         Ok(copy)
     }
 
     fn zeros_like(&self, x: &Buffer) -> Result<Buffer> {
         let zeros = self.dirty(x.len)?;
-        self.queue.driver().zero(zeros.room.at, x.len * self.dtype().size())?;
+        self.queue.zero(zeros.room.at, x.len * self.dtype().size())?;
         Ok(zeros)
     }
 
     fn clear(&self, floats: &mut Floats) -> Result<()> {
-        self.queue.driver().zero(floats.room.at, 4 * floats.len)
+        self.queue.zero(floats.room.at, 4 * floats.len)
     }
 }

@@ -24,7 +24,7 @@ mod products;
 mod queue;
 mod update;
 
-pub use driver::{Address, Driver, Dtype, Factor, Grid, Product};
+pub use driver::{Address, Driver, Dtype, Factor, Fetch, Grid, Product};
 #[cfg(feature = "emulate")]
 pub use emulation::Emulation;
 #[cfg(feature = "cuda")]
@@ -191,7 +191,7 @@ impl Backend for Cuda {
 
     fn scatter(&self, dy: &Buffer, rows: &[u32], n: usize, width: usize) -> Result<Buffer> {
         let dx = self.dirty(n * width)?;
-        self.queue.driver().zero(dx.room.at, dx.len * self.dtype().size())?;
+        self.queue.zero(dx.room.at, dx.len * self.dtype().size())?;
         let places = self.queue.upload(rows)?;
         let arguments = args::Scatter {
             to: dx.room.at,

@@ -92,14 +92,13 @@ impl Cuda {
     pub(super) fn rate_of_copies(&self) -> Result<f64> {
         let (bytes, rounds) = if cfg!(feature = "cuda") { (1 << 30, 10) } else { (1 << 22, 1) };
         let (from, to) = (self.queue.room(bytes)?, self.queue.room(bytes)?);
-        let driver = self.queue.driver();
-        driver.zero(from.at, bytes)?;
-        driver.copy(to.at, from.at, bytes)?;
+        self.queue.zero(from.at, bytes)?;
+        self.queue.copy(to.at, from.at, bytes)?;
         let wait = || self.queue.download::<f32>(to.at, 1);
         wait()?;
         let began = Instant::now();
         for _ in 0..rounds {
-            driver.copy(to.at, from.at, bytes)?;
+            self.queue.copy(to.at, from.at, bytes)?;
         }
         wait()?;
         Ok(f64::from(rounds) * 2.0 * bytes as f64 / began.elapsed().as_secs_f64() / 1e9)

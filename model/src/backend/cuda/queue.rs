@@ -1,11 +1,13 @@
 //! The queue of a device, and a pool of its memory.
 
-use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
+use super::driver::{Address, Driver, Dtype, Factor, Fetch, Grid, Product};
+use crate::backend::Activity;
 use crate::cost::roofline::gpu_idle;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Threads per block of kernels that do not need a specific number.
 pub const THREADS: u32 = 256;
@@ -25,6 +27,14 @@ pub unsafe trait Arguments: Copy {}
 pub struct Queue {
     driver: Box<dyn Driver>,
     pool: Mutex<Pool>,
+    activity: Mutex<Activity>,
+}
+
+/// Values of f32 on their way to the host.
+pub struct Fetched {
+    /// `None` if there are no values.
+    copy: Option<Box<dyn Fetch>>,
+    len: usize,
 }
 
 /// Idle memory. *Invariant:* as in the CPU's pool, idle and used memory together exceed the peak use by little, namely
@@ -105,7 +115,7 @@ pub fn bytes_of<T: Copy>(numbers: &[T]) -> &[u8] {
 impl Queue {
     /// Creates the queue of a device.
     pub fn new(driver: Box<dyn Driver>) -> Arc<Self> {
-        Arc::new(Self { driver, pool: Mutex::default() })
+        Arc::new(Self { driver, pool: Mutex::default(), activity: Mutex::default() })
     }
 
     /// The device.
@@ -115,6 +125,30 @@ impl Queue {
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was asked of the device so far.
+    pub fn activity(&self) -> Activity {
+        *self.counts()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Activity> {
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an operation that is queued.
+    fn queued(&self) {
+        self.counts().operations += 1;
+    }
+
+    /// Counts and times an operation that waits for the device.
+    fn waiting<T>(&self, wait: impl FnOnce() -> Result<T>) -> Result<T> {
+        let began = Instant::now();
+        let outcome = wait();
+        let mut counts = self.counts();
+        counts.waits += 1;
+        counts.waited += began.elapsed();
+        outcome
     }
 
     /// Peak memory in use, in bytes.
@@ -159,6 +193,7 @@ impl Queue {
     /// Allocates memory and copies `numbers` into it.
     pub fn upload<T: Copy>(self: &Arc<Self>, numbers: &[T]) -> Result<Allocation> {
         let room = self.room(size_of_val(numbers))?;
+        self.queued();
         self.driver.upload(room.at, bytes_of(numbers))?;
         Ok(room)
     }
@@ -170,9 +205,41 @@ impl Queue {
             let bytes = size_of_val(&numbers[..]);
             // SAFETY: the types in use are numeric, for which any bytes are valid.
             let to = unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), bytes) };
-            self.driver.download(to, from)?;
+            self.waiting(|| self.driver.download(to, from))?;
         }
         Ok(numbers)
+    }
+
+    /// Queues a copy of `len` f32 values to the host.
+    pub fn fetch(&self, from: Address, len: usize) -> Result<Fetched> {
+        if len == 0 {
+            return Ok(Fetched { copy: None, len });
+        }
+        self.queued();
+        Ok(Fetched { copy: Some(self.driver.fetch(from, 4 * len)?), len })
+    }
+
+    /// Waits for the values of [`Self::fetch`].
+    pub fn fetched(&self, Fetched { copy, len }: Fetched) -> Result<Vec<f32>> {
+        let mut numbers = vec![0.0f32; len];
+        // SAFETY: any bytes are valid f32 values.
+        let to = unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), 4 * len) };
+        if let Some(copy) = copy {
+            self.waiting(|| copy.wait(to))?;
+        }
+        Ok(numbers)
+    }
+
+    /// Copies within the device; the two ranges do not overlap.
+    pub fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.queued();
+        self.driver.copy(to, from, bytes)
+    }
+
+    /// Sets bytes to zero.
+    pub fn zero(&self, at: Address, bytes: usize) -> Result<()> {
+        self.queued();
+        self.driver.zero(at, bytes)
     }
 
     /// Launches a kernel with one-dimensional blocks of [`THREADS`] threads.
@@ -183,6 +250,7 @@ impl Queue {
 
     /// Launches a kernel with the given grid.
     pub fn run_in<A: Arguments>(&self, kernel: &str, grid: Grid, arguments: &A) -> Result<()> {
+        self.queued();
         // SAFETY: the implementor of [`Arguments`] guarantees that the structure is the kernel's own, and its creators keep
         // the memory behind its addresses until the kernel has been queued; memory is freed in the order of the queue.
         unsafe { self.driver.launch(kernel, grid, (&raw const *arguments).cast::<c_void>(), size_of::<A>()) }
@@ -193,6 +261,7 @@ impl Queue {
         if product.m == 0 || product.n == 0 || product.batch == 0 {
             return Ok(());
         }
+        self.queued();
         self.driver.product(product)
     }
 }
@@ -265,6 +334,9 @@ mod tests {
         }
         fn download(&self, _: &mut [u8], _: Address) -> Result<()> {
             Ok(())
+        }
+        fn fetch(&self, _: Address, _: usize) -> Result<Box<dyn Fetch>> {
+            Err(Error::Input("nothing is there".into()))
         }
         fn copy(&self, _: Address, _: Address, _: usize) -> Result<()> {
             Ok(())

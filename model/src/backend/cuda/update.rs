@@ -160,7 +160,6 @@ impl Cuda {
             (self.dirty_floats(count * small * small)?, self.dirty_floats(count * small * small)?);
         let mut next = self.dirty_floats(count * len)?;
         let [a, b, c] = Muon::COEFFICIENTS;
-        let driver = self.queue.driver();
         let product =
             |to: &Floats, a, b, sizes, factors| self.product_f32(to.room.at, a, b, sizes, count, factors);
         for _ in 0..Muon::ITERATIONS {
@@ -169,9 +168,9 @@ impl Cuda {
             let (left, right, large) =
                 if rows <= columns { (of_x, turned, columns) } else { (turned, of_x, rows) };
             product(&gram, left, right, [small, small, large], [1.0, 0.0])?;
-            driver.copy(polynomial.room.at, gram.room.at, 4 * gram.len)?;
+            self.queue.copy(polynomial.room.at, gram.room.at, 4 * gram.len)?;
             product(&polynomial, of_gram, of_gram, [small; 3], [c, b])?;
-            driver.copy(next.room.at, x.room.at, 4 * x.len)?;
+            self.queue.copy(next.room.at, x.room.at, 4 * x.len)?;
             let of_polynomial = plain(polynomial.room.at);
             let (left, right) = if rows <= columns { (of_polynomial, of_x) } else { (of_x, of_polynomial) };
             product(&next, left, right, [rows, columns, small], [1.0, a])?;
@@ -204,7 +203,7 @@ impl Cuda {
     ) -> Result<()> {
         let Adapter { weight, base: from, a, b } = adapter;
         let to = w.master.at(weight.range.start);
-        self.queue.driver().copy(to, base.at(from.start), 4 * from.len())?;
+        self.queue.copy(to, base.at(from.start), 4 * from.len())?;
         let (of_a, of_b) = (adapters.master.at(a.range.start), adapters.master.at(b.range.start));
         let sizes = [weight.d_out, weight.d_in, a.d_out];
         self.product_f32(to, plain(of_b), plain(of_a), sizes, 1, [scale as f32, 1.0])?;

@@ -30,6 +30,7 @@ impl Deref for Batch {
 impl Memory for Portable {
     type Weights = Tensor;
     type Floats = Tensor;
+    type Fetched = Tensor;
     type Buffer = Tensor;
     type Batch = Batch;
     type Routes = experts::Routes;
@@ -54,6 +55,14 @@ impl Memory for Portable {
 
     fn read<'a>(&self, floats: &'a Tensor) -> Result<Cow<'a, [f32]>> {
         Ok(Cow::Owned(floats.flatten_all()?.to_vec1()?))
+    }
+
+    fn fetch(&self, floats: Tensor) -> Result<Tensor> {
+        Ok(floats)
+    }
+
+    fn fetched(&self, values: Tensor) -> Result<Vec<f32>> {
+        self.read_buffer(&values)
     }
 
     fn buffer(&self, host: &[f32], width: usize) -> Result<Tensor> {

@@ -24,7 +24,7 @@
 //! other, which never end here; reads (but not writes) of the padding of an allocation; rounding differences of a GPU's
 //! approximate functions and fused multiply-adds; a GPU's register limits; and everything related to speed.
 
-use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
+use super::driver::{Address, Driver, Dtype, Factor, Fetch, Grid, Product};
 use crate::{Error, Result};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
@@ -136,6 +136,16 @@ impl Drop for State {
     }
 }
 
+/// Bytes that were copied when this was queued.
+struct Copied(Vec<u8>);
+
+impl Fetch for Copied {
+    fn wait(self: Box<Self>, to: &mut [u8]) -> Result<()> {
+        to.copy_from_slice(&self.0);
+        Ok(())
+    }
+}
+
 impl Driver for Emulation {
     fn name(&self) -> Result<String> {
         Ok("emulation on the CPU".into())
@@ -177,6 +187,12 @@ impl Driver for Emulation {
         // SAFETY: As for an upload.
         unsafe { copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
+    }
+
+    fn fetch(&self, from: Address, bytes: usize) -> Result<Box<dyn Fetch>> {
+        let mut copied = vec![0; bytes];
+        self.download(&mut copied, from)?;
+        Ok(Box::new(Copied(copied)))
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
