@@ -13,6 +13,7 @@ text differs, the memory of the server keeps growing, or throughput is below `--
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import sys
@@ -188,13 +189,25 @@ class Load:
                 writer.transport.abort()
 
     async def run(self, clients, seconds, with_bad):
-        before, count, began = self.tokens, self.answers, time.monotonic()
+        before, count, began, cpu = self.tokens, self.answers, time.monotonic(), processor(self.options.pid)
         until = began + seconds
         self.pause = READ_EVERY if clients > 1 else 0
         work = [self.client(number, until) for number in range(clients)] + ([self.nuisance(until)] if with_bad else [])
         await asyncio.gather(*work)
-        took = time.monotonic() - began
-        return {"clients": clients, "answers": self.answers - count, "tokens_per_second": round((self.tokens - before) / took, 1)}
+        took, tokens = time.monotonic() - began, self.tokens - before
+        # What the server itself needs, while the clients use the rest of the machine.
+        each = (processor(self.options.pid) - cpu) / max(tokens, 1)
+        return {"clients": clients, "answers": self.answers - count, "tokens_per_second": round(tokens / took, 1),
+                "server_us_per_token": round(1e6 * each, 1)}  # fmt: skip
+
+
+def processor(pid):
+    """Seconds of processor time that a process has used."""
+    if not pid:
+        return 0.0
+    with open(f"/proc/{pid}/stat") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid):
@@ -205,7 +218,7 @@ def memory(pid):
 async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--pid", type=int, help="the server's process, to look at its memory")
+    parser.add_argument("--pid", type=int, help="the server's process, to look at its memory and processor time")
     parser.add_argument("--model")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)

@@ -46,9 +46,9 @@ fn products(c: &mut Criterion) {
 }
 
 /// Returns the layout of a model, its weights and a gradient buffer.
-fn memory(config: &ModelConfig) -> (Layout, Vec<f32>, <Cpu as Memory>::Floats) {
+fn memory(config: &ModelConfig) -> (Layout, <Cpu as Memory>::Weights, <Cpu as Memory>::Floats) {
     let layout = Layout::new(config);
-    let (w, grads) = (values(layout.len()), Cpu.zeros(layout.len()).unwrap());
+    let (w, grads) = (Cpu.weights(values(layout.len())).unwrap(), Cpu.zeros(layout.len()).unwrap());
     (layout, w, grads)
 }
 
@@ -138,7 +138,7 @@ fn routers(c: &mut Criterion) {
 
 fn optimizer(c: &mut Criterion) {
     let n = 1 << 20;
-    let mut w = values(n);
+    let mut w = Cpu.weights(values(n)).unwrap();
     let (mut moments, grad) =
         ([Cpu.zeros(n).unwrap(), Cpu.zeros(n).unwrap()], Cpu.floats(values(n)).unwrap());
     let step =

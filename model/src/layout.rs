@@ -88,6 +88,14 @@ pub struct BlockLayout {
     pub experts: Option<ExpertsLayout>,
 }
 
+impl BlockLayout {
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let dense = self.dense.iter().flat_map(|dense| [&dense.w13, &dense.w2]);
+        let experts = self.experts.iter().flat_map(|of| of.w13.iter().chain(&of.w2).chain([&of.router]));
+        [&self.wqkv, &self.wo].into_iter().chain(dense).chain(experts)
+    }
+}
+
 /// The layout of all parameters of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -104,6 +112,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Iterates over the matrices of all linear layers.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.blocks.iter().flat_map(BlockLayout::matrices).chain([&self.head])
+    }
+
     /// Computes the layout of a shape, which must be valid.
     pub fn new(config: &ModelConfig) -> Self {
         let spec = config.spec();

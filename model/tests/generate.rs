@@ -253,3 +253,23 @@ fn seeds_and_stops_decide() {
     assert!(model.generate(&[], &options(1, vec![]), |_| ControlFlow::Continue(())).is_err());
     assert!(model.generate(&[50], &options(1, vec![]), |_| ControlFlow::Continue(())).is_err());
 }
+
+#[test]
+fn a_model_prepared_for_generation_has_the_same_bits() {
+    // Widths that are no multiple of a vector, rows of a tile and more, experts.
+    for (d_model, n_experts, vocab_size) in [(24, 0, 57), (40, 3, 101)] {
+        let config =
+            ModelConfig { d_model, n_layers: 2, n_heads: 2, n_experts, vocab_size, ..ModelConfig::default() };
+        let plain = Transformer::new(&config, 3, &Cpu).unwrap();
+        let prepared = Transformer::new(&config, 3, &Cpu).unwrap().for_generation();
+        for len in [1, 5, 40] {
+            let prompt: Vec<u32> = (0..len).map(|i| i * 7 % vocab_size as u32).collect();
+            let logits = |model: &Transformer| {
+                let mut cache = model.cache(64).unwrap();
+                [&prompt[..], &[3], &[4, 5]].map(|piece| model.read(&mut cache, piece).unwrap())
+            };
+            assert_eq!(logits(&plain), logits(&prepared));
+            assert_eq!(greedy(&plain, &prompt, 12), greedy(&prepared, &prompt, 12));
+        }
+    }
+}

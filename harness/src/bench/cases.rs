@@ -205,7 +205,7 @@ pub fn generate(case: &Case) -> Result<Report> {
 }
 
 fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
-    let transformer = Transformer::new(&case.model, 1, backend)?;
+    let transformer = Transformer::new(&case.model, 1, backend)?.for_generation();
     let mut batch = GenerationBatch::new(&transformer);
     let options = GenerateOptions {
         max_tokens: 1 + case.warmup + case.steps.max(1),

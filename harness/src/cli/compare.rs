@@ -143,7 +143,7 @@ fn load<B: Backend>(files: &[ModelFiles], rope: &RopeArgs, backend: &B) -> Resul
         if models.iter().any(|other| other.name == model.name) {
             bail!("two models are called {}; name one as in other={}", model.name, file.dir.display());
         }
-        model.transformer = rope.apply(model.transformer);
+        model.transformer = rope.apply(model.transformer).for_generation();
         models.push(model);
     }
     Ok(models)

@@ -78,7 +78,7 @@ impl Work for &GenerateArgs {
 fn generate_on<B: Backend>(args: &GenerateArgs, backend: &B) -> Result<bool> {
     let prompts = args.prompts.read()?;
     let model = ModelFiles::of(args.model.folder()?, args.tokenizer.clone()).load(backend)?;
-    let (tokenizer, transformer) = (model.tokenizer, args.rope.apply(model.transformer));
+    let (tokenizer, transformer) = (model.tokenizer, args.rope.apply(model.transformer).for_generation());
     let encode = |text: &String| match args.chat {
         true => Ok(tokenizer.conversation(&[Message::new("user", text)], SpecialText::Characters)?.ids),
         false => tokenizer.encode_opening(text, SpecialText::Control),

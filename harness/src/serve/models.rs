@@ -58,7 +58,12 @@ impl Served {
             Spelling { characters: if len == 0 { 0 } else { begins }, bytes: bytes.into() }
         });
         let spellings = spellings.collect();
-        let scheduler = Scheduler::start(Arc::new(transformer), Arc::clone(&tokenizer), limits, threads)?;
+        let scheduler = Scheduler::start(
+            Arc::new(transformer.for_generation()),
+            Arc::clone(&tokenizer),
+            limits,
+            threads,
+        )?;
         Ok(Self {
             name,
             source,

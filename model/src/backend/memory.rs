@@ -2,6 +2,7 @@
 
 use super::sealed::Sealed;
 use crate::Result;
+use crate::layout::Layout;
 use crate::rotations::Rotations;
 use crate::tokens::Ragged;
 use std::borrow::Cow;
@@ -51,6 +52,9 @@ pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
 
     /// Copies weights from the host.
     fn weights(&self, host: Vec<f32>) -> Result<Self::Weights>;
+    /// Prepares weights that are only read from now on for products with few rows, as in generation; may take as much memory
+    /// again.
+    fn pack(&self, _weights: &mut Self::Weights, _layout: &Layout) {}
     /// Returns the master copies of all weights.
     fn read_weights<'a>(&self, weights: &'a Self::Weights) -> Result<Cow<'a, [f32]>>;
     /// Copies f32 values from the host.

@@ -47,6 +47,14 @@ impl<B: Backend> Transformer<B> {
         Self::from_weights(config, Weights::random(config, seed), backend)
     }
 
+    /// Prepares the model for generation, which reads the weights for a few tokens at a time; takes as much memory again on
+    /// a CPU. Training the model undoes it.
+    #[must_use]
+    pub fn for_generation(mut self) -> Self {
+        self.backend.pack(&mut self.weights, &self.layout);
+        self
+    }
+
     /// Creates a model with the given weights, which must have this shape.
     ///
     /// # Errors

@@ -69,7 +69,7 @@ impl Work for &ChatArgs {
 fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
     let dir = args.model.folder()?;
     let model = ModelFiles::of(dir.clone(), args.tokenizer.clone()).load(backend)?;
-    let (tokenizer, transformer) = (model.tokenizer, args.rope.apply(model.transformer));
+    let (tokenizer, transformer) = (model.tokenizer, args.rope.apply(model.transformer).for_generation());
     if let Some(why) = tokenizer.no_template() {
         bail!("{}: {why}; `mindscale generate` writes without one", dir.display());
     }

@@ -1,8 +1,9 @@
 //! Host memory. Activations come from per-thread pools; arrays that live as long as a model do not.
 
-use super::{Buffer, Cpu, PIECE, attention, router};
+use super::{Buffer, Cpu, PIECE, Weights, attention, router};
 use crate::Result;
 use crate::backend::Memory;
+use crate::layout::Layout;
 use crate::rotations::Rotations;
 use crate::tokens::Ragged;
 use rayon::prelude::*;
@@ -24,7 +25,7 @@ impl Deref for Batch {
 }
 
 impl Memory for Cpu {
-    type Weights = Vec<f32>;
+    type Weights = Weights;
     type Floats = Buffer;
     type Fetched = Buffer;
     type Buffer = Buffer;
@@ -32,11 +33,15 @@ impl Memory for Cpu {
     type Routes = router::Routes;
     type Cache = attention::Cache;
 
-    fn weights(&self, host: Vec<f32>) -> Result<Vec<f32>> {
-        Ok(host)
+    fn weights(&self, host: Vec<f32>) -> Result<Weights> {
+        Ok(host.into())
     }
 
-    fn read_weights<'a>(&self, weights: &'a Vec<f32>) -> Result<Cow<'a, [f32]>> {
+    fn pack(&self, weights: &mut Weights, layout: &Layout) {
+        weights.pack(layout.matrices());
+    }
+
+    fn read_weights<'a>(&self, weights: &'a Weights) -> Result<Cow<'a, [f32]>> {
         Ok(Cow::Borrowed(weights))
     }
 

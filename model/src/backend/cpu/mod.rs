@@ -19,10 +19,12 @@ pub mod rms_norm;
 mod rope;
 pub mod router;
 pub mod swiglu;
+mod weights;
 
 pub use buffer::Buffer;
 pub use memory::Batch;
 pub use peak::matrix_peak;
+pub use weights::Weights;
 
 use super::{
     Adapter, Attention, Backend, Balancing, Columns, Dropout, Pieces, Qkv, RouterStats, sealed::Sealed,
@@ -69,7 +71,7 @@ impl Backend for Cpu {
         Ok(dx)
     }
 
-    fn embed(&self, w: &Vec<f32>, table: &Matrix, batch: &Batch) -> Result<Buffer> {
+    fn embed(&self, w: &Weights, table: &Matrix, batch: &Batch) -> Result<Buffer> {
         let ids = batch.ids.iter().map(|&id| id as usize);
         Ok(gather(&w[table.range.clone()], ids, batch.len(), table.d_in))
     }
@@ -82,7 +84,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn rms_norm(&self, x: &Buffer, w: &Vec<f32>, scale: &Range<usize>, eps: f64) -> Result<(Buffer, Buffer)> {
+    fn rms_norm(&self, x: &Buffer, w: &Weights, scale: &Range<usize>, eps: f64) -> Result<(Buffer, Buffer)> {
         let scale = &w[scale.clone()];
         let (mut y, mut inverse) = (Buffer::dirty(x.len()), Buffer::dirty(x.len() / scale.len()));
         rms_norm::forward(&mut y, &mut inverse, x, scale, eps as f32);
@@ -93,7 +95,7 @@ impl Backend for Cpu {
         &self,
         x: &Buffer,
         inverse: &Buffer,
-        w: &Vec<f32>,
+        w: &Weights,
         scale: &Range<usize>,
     ) -> Result<Buffer> {
         let mut y = Buffer::dirty(x.len());
@@ -108,7 +110,7 @@ impl Backend for Cpu {
         dy: &Buffer,
         x: &Buffer,
         inverse: &Buffer,
-        w: &Vec<f32>,
+        w: &Weights,
         scale: &Range<usize>,
     ) -> Result<()> {
         rms_norm::backward(dx, &mut grads[scale.clone()], dy, x, &w[scale.clone()], inverse);
@@ -119,7 +121,7 @@ impl Backend for Cpu {
         &self,
         x: &mut Buffer,
         columns: Columns,
-        w: &Vec<f32>,
+        w: &Weights,
         scale: &Range<usize>,
         eps: f64,
     ) -> Result<Buffer> {
@@ -135,33 +137,33 @@ impl Backend for Cpu {
         x: &Buffer,
         inverse: &Buffer,
         columns: Columns,
-        w: &Vec<f32>,
+        w: &Weights,
         scale: &Range<usize>,
     ) -> Result<()> {
         rms_norm::heads_backward(dx, &mut grads[scale.clone()], x, columns, &w[scale.clone()], inverse);
         Ok(())
     }
 
-    fn linear(&self, x: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<Buffer> {
+    fn linear(&self, x: &Buffer, w: &Weights, m: &Matrix) -> Result<Buffer> {
         let n = x.len() / m.d_in;
         let mut y = Buffer::dirty(n * m.d_out);
-        gemm::linear(&mut y, x, &w[m.range.clone()], n, m.d_in, false);
+        linear(&mut y, x, w, m, false);
         Ok(y)
     }
 
-    fn linear_add(&self, y: &mut Buffer, x: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<()> {
-        gemm::linear(y, x, &w[m.range.clone()], x.len() / m.d_in, m.d_in, true);
+    fn linear_add(&self, y: &mut Buffer, x: &Buffer, w: &Weights, m: &Matrix) -> Result<()> {
+        linear(y, x, w, m, true);
         Ok(())
     }
 
-    fn linear_input_grad(&self, dy: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<Buffer> {
+    fn linear_input_grad(&self, dy: &Buffer, w: &Weights, m: &Matrix) -> Result<Buffer> {
         let n = dy.len() / m.d_out;
         let mut dx = Buffer::dirty(n * m.d_in);
         gemm::linear_input_grad(&mut dx, dy, &w[m.range.clone()], n, m.d_in, false);
         Ok(dx)
     }
 
-    fn linear_input_grad_add(&self, dx: &mut Buffer, dy: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<()> {
+    fn linear_input_grad_add(&self, dx: &mut Buffer, dy: &Buffer, w: &Weights, m: &Matrix) -> Result<()> {
         gemm::linear_input_grad(dx, dy, &w[m.range.clone()], dy.len() / m.d_out, m.d_in, true);
         Ok(())
     }
@@ -309,21 +311,25 @@ impl Backend for Cpu {
     fn grouped_linear(
         &self,
         x: &Buffer,
-        w: &Vec<f32>,
+        w: &Weights,
         experts: &[Matrix],
         routes: &router::Routes,
     ) -> Result<Buffer> {
-        Ok(grouped(gemm::linear, x, w, experts, routes, |m| [m.d_in, m.d_out]))
+        let product = |y: &mut [f32], x: &[f32], m: &Matrix| linear(y, x, w, m, false);
+        Ok(grouped(product, x, experts, routes, |m| [m.d_in, m.d_out]))
     }
 
     fn grouped_input_grad(
         &self,
         dy: &Buffer,
-        w: &Vec<f32>,
+        w: &Weights,
         experts: &[Matrix],
         routes: &router::Routes,
     ) -> Result<Buffer> {
-        Ok(grouped(gemm::linear_input_grad, dy, w, experts, routes, |m| [m.d_out, m.d_in]))
+        let product = |dx: &mut [f32], dy: &[f32], m: &Matrix| {
+            gemm::linear_input_grad(dx, dy, &w[m.range.clone()], dy.len() / m.d_out, m.d_in, false);
+        };
+        Ok(grouped(product, dy, experts, routes, |m| [m.d_out, m.d_in]))
     }
 
     fn grouped_weight_grad(
@@ -341,7 +347,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn cross_entropy(&self, x: &Buffer, w: &Vec<f32>, head: &Matrix, targets: &[u32]) -> Result<Buffer> {
+    fn cross_entropy(&self, x: &Buffer, w: &Weights, head: &Matrix, targets: &[u32]) -> Result<Buffer> {
         let mut nll = Buffer::dirty(targets.len());
         cross_entropy::forward(&mut nll, x, &w[head.range.clone()], targets, head.d_in);
         Ok(nll)
@@ -351,7 +357,7 @@ impl Backend for Cpu {
         &self,
         grads: &mut Buffer,
         x: &Buffer,
-        w: &Vec<f32>,
+        w: &Weights,
         head: &Matrix,
         targets: &[u32],
         weights: &[f32],
@@ -379,7 +385,7 @@ impl Backend for Cpu {
 
     fn adamw(
         &self,
-        w: &mut Vec<f32>,
+        w: &mut Weights,
         moments: &mut [Buffer; 2],
         grads: &Buffer,
         range: Range<usize>,
@@ -397,7 +403,7 @@ impl Backend for Cpu {
 
     fn muon(
         &self,
-        w: &mut Vec<f32>,
+        w: &mut Weights,
         moments: &mut [Buffer; 2],
         grads: &Buffer,
         matrices: &[Matrix],
@@ -409,9 +415,9 @@ impl Backend for Cpu {
 
     fn adapt(
         &self,
-        w: &mut Vec<f32>,
+        w: &mut Weights,
         base: &Buffer,
-        adapters: &Vec<f32>,
+        adapters: &Weights,
         adapter: &Adapter,
         scale: f64,
     ) -> Result<()> {
@@ -423,7 +429,7 @@ impl Backend for Cpu {
         &self,
         grads: &mut Buffer,
         dw: &Buffer,
-        adapters: &Vec<f32>,
+        adapters: &Weights,
         adapter: &Adapter,
         scale: f64,
     ) -> Result<()> {
@@ -432,14 +438,19 @@ impl Backend for Cpu {
     }
 }
 
-/// A matrix product with a weight: `(out, x, w, n, d_in, accumulate)`.
-type Product = fn(&mut [f32], &[f32], &[f32], usize, usize, bool);
+/// `y = x wᵀ` or `y += x wᵀ` with one matrix of the weights.
+fn linear(y: &mut [f32], x: &[f32], w: &Weights, m: &Matrix, accumulate: bool) {
+    let n = x.len() / m.d_in;
+    match w.packed(m) {
+        Some(packed) => gemm::matmul_packed(y, m.d_out, gemm::Mat::new(x, n, m.d_in), packed, accumulate),
+        None => gemm::linear(y, x, &w[m.range.clone()], n, m.d_in, accumulate),
+    }
+}
 
-/// Applies a product to each expert's rows with that expert's weight; `widths` returns those of `x` and of the result.
+/// Applies a product, `(out, x, weight)`, to each expert's rows; `widths` returns those of `x` and of the result.
 fn grouped(
-    product: Product,
+    product: impl Fn(&mut [f32], &[f32], &Matrix),
     x: &[f32],
-    w: &[f32],
     experts: &[Matrix],
     routes: &router::Routes,
     widths: fn(&Matrix) -> [usize; 2],
@@ -448,7 +459,7 @@ fn grouped(
     for (m, rows) in experts.iter().zip(routes.groups()) {
         let [from, to] = widths(m);
         let (x, out) = (&x[of(&rows, from)], &mut out[of(&rows, to)]);
-        product(out, x, &w[m.range.clone()], rows.len(), m.d_in, false);
+        product(out, x, m);
     }
     out
 }

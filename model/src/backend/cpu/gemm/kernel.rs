@@ -191,6 +191,12 @@ impl Kernel {
         2 * self.lanes
     }
 
+    /// The next columns to process together if `n` are left: `most`, a multiple of [`Self::width`], or all, so that they end
+    /// where a panel of all columns does ([`panel_width`]).
+    pub fn together(self, most: usize, n: usize) -> usize {
+        if n > most + self.lanes { most } else { n }
+    }
+
     /// Columns that panels of `n` columns take up, including padding.
     pub fn room(self, n: usize) -> usize {
         n.next_multiple_of(self.lanes)

@@ -128,8 +128,18 @@ pub fn matmul_part(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: b
 
 /// [`matmul_part`] on a given path, which this machine must support.
 pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
-    assert_eq!(b.rows, k, "inner dimensions of a matrix product");
+    multiply(path, out, stride, a, Right::Plain(b), accumulate, part);
+}
+
+/// [`matmul`] with a matrix that was packed before.
+pub fn matmul_packed(out: &mut [f32], stride: usize, a: Mat, b: &Packed, accumulate: bool) {
+    let all = Right::Packed { of: b, first: 0, cols: b.cols };
+    multiply(b.path, out, stride, a, all, accumulate, Part::Whole);
+}
+
+fn multiply(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Right, accumulate: bool, part: Part) {
+    let (m, k, [rows, n]) = (a.rows, a.cols, b.shape());
+    assert_eq!(rows, k, "inner dimensions of a matrix product");
     assert!(accumulate || !matches!(part, Part::OfVisibleTransposed(_)));
     if m == 0 || n == 0 {
         return;
@@ -147,21 +157,36 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
         return on_one_core(kernel, out, stride, a, b, accumulate, part);
     }
     let columns = n.div_ceil(cores).next_multiple_of(kernel.width());
-    out[..n].par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
-        let b = b.block(0, k, i * columns, out.len());
+    let (mut shares, mut rest) = (vec![], &mut out[..n]);
+    while !rest.is_empty() {
+        let (share, after) = rest.split_at_mut(kernel.together(columns, rest.len()));
+        shares.push((n - after.len() - share.len(), share));
+        rest = after;
+    }
+    shares.into_par_iter().for_each(|(first, out)| {
+        let b = b.columns(first, out.len());
         on_one_core(kernel, out, stride, a, b, accumulate, part);
     });
 }
 
-/// [`matmul_on`] on the current thread, for a product that is not empty.
-fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
+/// [`multiply`] on the current thread, for a product that is not empty.
+fn on_one_core(
+    kernel: Kernel,
+    out: &mut [f32],
+    stride: usize,
+    a: Mat,
+    b: Right,
+    accumulate: bool,
+    part: Part,
+) {
+    let (m, k, n) = (a.rows, a.cols, b.shape()[1]);
     // Panels used by a single block of rows are consumed at once; panels cut from rows of `b` are packed several at a time.
     let together = kernel.width()
-        * match b.col_stride {
+        * match b {
             _ if m > ROWS => PANELS_KEPT,
-            1 => PANELS_CUT,
-            _ => 1,
+            Right::Packed { .. } => n,
+            Right::Plain(b) if b.col_stride == 1 => PANELS_CUT,
+            Right::Plain(_) => 1,
         };
     // A single tile of rows reads each panel once: packing it would cost more than the product.
     let is_read_once = m <= kernel.height(m) && a.col_stride == 1;
@@ -172,14 +197,16 @@ fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, a
             let accumulate = accumulate || first > 0;
             let mut left = 0;
             while left < n {
-                let columns = if n - left > together + kernel.width() / 2 { together } else { n - left };
-                let right = b.block(first, inner, left, columns);
-                let right = match RhsBlock::of(right, kernel).filter(|_| is_read_once) {
-                    Some(right) => right,
-                    None => {
-                        let panels = at_least(panels, kernel.room(columns) * inner);
-                        kernel.pack_panels(panels, right);
-                        RhsBlock::packed(panels)
+                let columns = kernel.together(together, n - left);
+                let right = match b {
+                    Right::Packed { of, first: before, .. } => of.block(kernel, first, inner, before + left),
+                    Right::Plain(b) => {
+                        let right = b.block(first, inner, left, columns);
+                        RhsBlock::of(right, kernel).filter(|_| is_read_once).unwrap_or_else(|| {
+                            let panels = at_least(panels, kernel.room(columns) * inner);
+                            kernel.pack_panels(panels, right);
+                            RhsBlock::packed(panels)
+                        })
                     }
                 };
                 for top in (0..m).step_by(ROWS) {
@@ -202,6 +229,71 @@ fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, a
             }
         }
     });
+}
+
+/// A right operand.
+#[derive(Clone, Copy)]
+enum Right<'a> {
+    Plain(Mat<'a>),
+    /// `cols` columns from `first` on, which is a multiple of [`Kernel::width`].
+    Packed {
+        of: &'a Packed,
+        first: usize,
+        cols: usize,
+    },
+}
+
+impl Right<'_> {
+    /// Rows and columns.
+    fn shape(self) -> [usize; 2] {
+        match self {
+            Self::Plain(b) => [b.rows, b.cols],
+            Self::Packed { of, cols, .. } => [of.rows, cols],
+        }
+    }
+
+    /// Returns `cols` columns from `first` on.
+    fn columns(self, first: usize, cols: usize) -> Self {
+        match self {
+            Self::Plain(b) => Self::Plain(b.block(0, b.rows, first, cols)),
+            Self::Packed { of, first: before, .. } => Self::Packed { of, first: before + first, cols },
+        }
+    }
+}
+
+/// A right operand in the order in which a product reads it: the panels of `INNER` rows, then those of the next.
+#[derive(Debug)]
+pub struct Packed {
+    path: Path,
+    panels: Vec<f32>,
+    rows: usize,
+    cols: usize,
+}
+
+impl Packed {
+    /// Packs the transpose of `w`, `(out, d_in)`, for [`matmul_packed`].
+    pub fn transposed(w: &[f32], d_in: usize) -> Self {
+        Self::of(Path::current(), Mat::new(w, w.len() / d_in, d_in).t())
+    }
+
+    /// Packs a matrix for a path, which this machine must support.
+    pub fn of(path: Path, b: Mat) -> Self {
+        let (kernel, Mat { rows, cols, .. }) = (Kernel::of(path), b);
+        let room = kernel.room(cols);
+        let mut panels = vec![0.0; room * rows];
+        for first in (0..rows).step_by(INNER) {
+            let inner = INNER.min(rows - first);
+            kernel.pack_panels(&mut panels[room * first..][..room * inner], b.block(first, inner, 0, cols));
+        }
+        Self { path, panels, rows, cols }
+    }
+
+    /// Returns `inner` rows from `first`, a multiple of [`INNER`], and the columns from `left`, a multiple of
+    /// [`Kernel::width`].
+    fn block(&self, kernel: Kernel, first: usize, inner: usize, left: usize) -> RhsBlock<'_> {
+        let room = kernel.room(self.cols);
+        RhsBlock::packed(&self.panels[room * first..][..room * inner][left * inner..])
+    }
 }
 
 /// Per-thread buffers for packed operands.

@@ -81,7 +81,10 @@ impl Product {
         Path::ALL.into_iter().filter(|path| path.is_supported()).all(|path| {
             let mut out = before.clone();
             matmul_on(path, &mut out, stride, a, b, accumulate, Part::Whole);
-            out.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits())
+            let mut packed = before.clone();
+            matmul_packed(&mut packed, stride, a, &Packed::of(path, b), accumulate);
+            let equal = |out: &[f32]| out.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits());
+            equal(&out) && equal(&packed)
         })
     }
 }
