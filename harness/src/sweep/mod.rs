@@ -25,7 +25,7 @@ pub use schema::sweep_schema;
 pub use tune::{Part, Tuning};
 
 use crate::config::{ConfigError, ConfigErrors};
-use crate::config::{Settings, TrainStage, Training, TrialConfig, config_of, set};
+use crate::config::{Settings, TrainStage, Training, TrialConfig};
 use anyhow::{Context, Result, anyhow};
 use axis::{Axis, Exclude};
 use draw::Sample;
@@ -91,9 +91,9 @@ impl Trial {
             for (_, value) in trial.keys.iter_mut().filter(|(key, _)| *key == tuning.key) {
                 *value = place.map_or(serde_json::Value::Null, |place| tuning.values[place].clone());
             }
-            let mut tree = serde_json::to_value(&*self.config)?;
-            set(&mut tree, &tuning.key, tuning.values[place.unwrap_or(0)].clone());
-            trial.config = config_of(tree)?.into();
+            let mut config = TrialConfig::clone(&self.config);
+            config.set(&tuning.key, tuning.values[place.unwrap_or(0)].clone())?;
+            trial.config = config.into();
         }
         Ok(trial)
     }

@@ -1,6 +1,6 @@
 //! Labels of settings: the swept keys, and whatever else distinguishes two settings.
 
-use crate::config::{TrialConfig, config_of, get, keys, plain, set, setting_key};
+use crate::config::{TrialConfig, get, keys, plain, setting_key};
 use crate::records::{TrialRecord, short_id};
 use crate::report::columns::Names;
 use crate::report::columns::key_label::with_value;
@@ -107,9 +107,9 @@ impl Named<'_> {
     /// Whether taking the other's value of a key makes this a different setting; keys of logging or the machine do not.
     fn changes_with(&self, other: &Self, key: &str) -> bool {
         let Some(config) = &self.whole else { return true };
-        let mut tree = serde_json::json!(config);
-        set(&mut tree, key, get(other.config, key).cloned().unwrap_or(Value::Null));
-        config_of(tree).map_or(true, |changed| setting_key(&changed) != setting_key(config))
+        let mut changed = TrialConfig::clone(config);
+        let value = get(other.config, key).cloned().unwrap_or(Value::Null);
+        changed.set(key, value).is_err() || setting_key(&changed) != setting_key(config)
     }
 
     fn text(&self, separator: &str, part: &dyn Fn(&str, &str) -> String) -> String {

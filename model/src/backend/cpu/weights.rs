@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 /// The weights of a model: `(weights,)`.
 ///
 /// *Invariant:* packed matrices equal those of the weights; whoever borrows the weights to change them loses the packed ones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Weights {
     flat: Vec<f32>,
     /// Matrices in the order in which products read them, by the start of their range; see [`Self::pack`].

@@ -112,6 +112,13 @@ pub fn bytes_of<T: Copy>(numbers: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
 }
 
+/// Gives access to the bytes of numbers.
+fn bytes_of_mut<T: Copy>(numbers: &mut [T]) -> &mut [u8] {
+    let bytes = size_of_val(numbers);
+    // SAFETY: the types in use are numeric, for which any bytes are valid.
+    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), bytes) }
+}
+
 impl Queue {
     /// Creates the queue of a device.
     pub fn new(driver: Box<dyn Driver>) -> Arc<Self> {
@@ -202,10 +209,7 @@ impl Queue {
     pub fn download<T: Copy + Default>(&self, from: Address, len: usize) -> Result<Vec<T>> {
         let mut numbers = vec![T::default(); len];
         if len > 0 {
-            let bytes = size_of_val(&numbers[..]);
-            // SAFETY: the types in use are numeric, for which any bytes are valid.
-            let to = unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), bytes) };
-            self.waiting(|| self.driver.download(to, from))?;
+            self.waiting(|| self.driver.download(bytes_of_mut(&mut numbers), from))?;
         }
         Ok(numbers)
     }
@@ -222,10 +226,8 @@ impl Queue {
     /// Waits for the values of [`Self::fetch`].
     pub fn fetched(&self, Fetched { copy, len }: Fetched) -> Result<Vec<f32>> {
         let mut numbers = vec![0.0f32; len];
-        // SAFETY: any bytes are valid f32 values.
-        let to = unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), 4 * len) };
         if let Some(copy) = copy {
-            self.waiting(|| copy.wait(to))?;
+            self.waiting(|| copy.wait(bytes_of_mut(&mut numbers)))?;
         }
         Ok(numbers)
     }
