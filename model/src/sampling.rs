@@ -71,16 +71,15 @@ impl Sampling {
     }
 
     /// Returns the logit of each token after the penalty, in order of id.
-    fn penalised(&self, logits: &[f32], seen: &[bool]) -> impl Iterator<Item = f64> {
+    fn penalised(&self, logits: &[f32], seen: &[bool]) -> Vec<f64> {
+        let mut penalised: Vec<f64> = logits.iter().map(|&logit| logit.into()).collect();
         let penalty = self.repetition_penalty;
-        logits.iter().zip(seen).map(move |(logit, &seen)| {
-            let logit = f64::from(*logit);
-            match seen {
-                true if logit > 0.0 => logit / penalty,
-                true => logit * penalty,
-                false => logit,
+        if penalty != 1.0 {
+            for (logit, _) in penalised.iter_mut().zip(seen).filter(|(_, seen)| **seen) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
-        })
+        }
+        penalised
     }
 
     /// Returns the number of tokens that `temperature` and `top_k` keep of a vocabulary of this size.
@@ -210,18 +209,30 @@ pub(crate) fn not_finite() -> Error {
     Error::Input("the model's logits are not finite; did its training diverge?".into())
 }
 
-/// Returns the token at which the sum of the probabilities exceeds `left`.
-fn draw(mut left: f64, tokens: impl Iterator<Item = (u32, f64)>) -> u32 {
-    let mut chosen = 0;
-    for (id, p) in tokens {
-        // Rounding may leave a remainder after the last token.
-        chosen = id;
-        left -= p;
-        if left < 0.0 {
+/// Returns the item at which the sum of the weights exceeds `at`, and how far `at` is beyond the items before it.
+fn draw(at: f64, weights: impl Iterator<Item = (u32, f64)>) -> (u32, f64) {
+    let (mut chosen, mut left, mut next) = (0, at, at);
+    for (item, weight) in weights {
+        // Rounding may leave a remainder after the last item.
+        (chosen, left) = (item, next);
+        next -= weight;
+        if next < 0.0 {
             break;
         }
     }
-    chosen
+    (chosen, left)
+}
+
+/// Draws a token from the weights of all tokens, in order of id. First a chunk is drawn, then one of its tokens: adding
+/// up all weights one after the other takes longer than computing them.
+fn draw_from_all(random: f64, weights: &[f64]) -> u32 {
+    const CHUNK: usize = 32;
+    let sums: Vec<f64> = weights.chunks(CHUNK).map(|chunk| chunk.iter().sum()).collect();
+    let at = random * sums.iter().sum::<f64>();
+    let (chunk, at) = draw(at, (0..).zip(sums));
+    let first = chunk as usize * CHUNK;
+    let rest = weights[first..].iter().take(CHUNK).copied();
+    draw(at, (first as u32..).zip(rest)).0
 }
 
 /// Draws tokens and keeps track of those seen.
@@ -267,25 +278,23 @@ impl Sampler {
             return Err(Error::Input("there are no logits".into()));
         }
         // Check before ranking, which would drop a NaN with its sign bit set as the least likely token.
-        if !logits.iter().all(|logit| logit.is_finite()) {
+        // No early exit, so that the check vectorizes.
+        if !logits.iter().fold(true, |all, logit| all & logit.is_finite()) {
             return Err(not_finite());
         }
         let random: f64 = self.random.random_range(0.0..1.0);
         let Self { sampling, seen, .. } = self;
         let chosen = if sampling.keeps_all(logits.len()) {
             // Any order is valid, so no ranking is necessary.
-            let mut weights: Vec<f64> = sampling.penalised(logits, seen).collect();
+            let mut weights = sampling.penalised(logits, seen);
             exp_below_largest(&mut weights, sampling.temperature);
-            let sum: f64 = weights.iter().sum();
-            draw(random * sum, (0..).zip(weights))
+            draw_from_all(random, &weights)
         } else {
             let mut ranked = sampling.ranked(logits, seen);
             let (kept, sum) = sampling.apply_top_p_min_p(&mut ranked);
             let is_all = kept == ranked.tokens.len();
-            draw(
-                random * sum,
-                (0..kept).map(|place| if is_all { ranked.tokens[place] } else { ranked.get(place) }),
-            )
+            let tokens = (0..kept).map(|place| if is_all { ranked.tokens[place] } else { ranked.get(place) });
+            draw(random * sum, tokens).0
         };
         self.see(chosen);
         Ok(chosen)
@@ -353,6 +362,26 @@ mod tests {
         }
         assert!(drawn == draw(1)? && drawn != draw(2)?);
         Ok(())
+    }
+
+    #[test]
+    fn a_draw_by_chunks_is_one_from_the_running_sum() {
+        for len in [1, 31, 32, 33, 500] {
+            let weights: Vec<f64> = (0..len).map(|i| f64::from((i * 37) % 11)).collect();
+            let total: f64 = weights.iter().sum();
+            for random in (0..1000).map(|i| f64::from(i) / 1000.0) {
+                // The weights are whole numbers, so sums are exact in any order.
+                let mut sum = 0.0;
+                let want = weights.iter().position(|weight| {
+                    sum += weight;
+                    random * total < sum
+                });
+                let want = want.unwrap_or(weights.len() - 1);
+                assert_eq!(draw_from_all(random, &weights) as usize, want, "{random} of {len}");
+            }
+        }
+        // Rounding can put a draw past the sum of all weights: it is the last token.
+        assert_eq!(draw_from_all(1.0, &[0.5; 40]), 39);
     }
 
     #[test]

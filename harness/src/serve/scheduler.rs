@@ -3,7 +3,8 @@
 //!
 //! Requests are submitted with [`Scheduler::submit`]; their events come out of a channel. The channel is unbounded, as
 //! `max_tokens` bounds the number of events, so a slow receiver delays nobody; a receiver that is dropped frees its
-//! place before the next step. *Invariant:* a text depends on its request alone, not on what else is being generated.
+//! place before the next step. A text's first token is sent at once, those after it at most every `PIECE_EVERY`.
+//! *Invariant:* a text depends on its request alone, not on what else is being generated.
 
 use crate::data::Tokenizer;
 use crate::data::stream::{AnswerStream, Piece};
@@ -15,11 +16,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Number of texts that one thread decodes at a time; for fewer, waking another thread does not pay off.
 const TEXTS_A_THREAD: usize = 8;
+
+/// Minimum time between two pieces of a text. More than 50 a second cannot be read, and on the way to the client each
+/// costs more than generating a token with a tiny model.
+pub(super) const PIECE_EVERY: Duration = Duration::from_millis(20);
 
 /// Limits of a scheduler.
 #[derive(Debug, Clone, Copy)]
@@ -267,6 +272,9 @@ struct Job<'a> {
     choice: usize,
     stream: AnswerStream<'a>,
     tokens: usize,
+    /// Text and tokens that are not sent yet.
+    unsent: (String, Vec<Token>),
+    last_sent: Option<Instant>,
     to: UnboundedSender<Update>,
     deadline: Instant,
     is_over: bool,
@@ -330,7 +338,16 @@ impl<B: Backend> Worker<'_, B> {
         self.shared.counts.prompt_tokens.fetch_add(prompt.len() as u64, Ordering::Relaxed);
         for (choice, id) in (first_choice..).zip(ids) {
             let stream = AnswerStream::new(self.tokenizer, &stop);
-            let job = Job { choice, stream, tokens: 0, to: to.clone(), deadline, is_over: false };
+            let job = Job {
+                choice,
+                stream,
+                tokens: 0,
+                unsent: Default::default(),
+                last_sent: None,
+                to: to.clone(),
+                deadline,
+                is_over: false,
+            };
             self.jobs.insert(id, job);
         }
     }
@@ -424,18 +441,30 @@ impl Job<'_> {
     }
 
     fn piece(&mut self, piece: Piece) {
-        let Piece { text, tokens, is_stopped: _ } = piece;
+        let (text, tokens) = &mut self.unsent;
+        *text += &piece.text;
+        tokens.extend(piece.tokens);
+        if self.last_sent.is_none_or(|sent| sent.elapsed() >= PIECE_EVERY) {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let (text, tokens) = std::mem::take(&mut self.unsent);
         if !(text.is_empty() && tokens.is_empty()) {
             self.send(Update::Piece { choice: self.choice, text, tokens });
+            self.last_sent = Some(Instant::now());
         }
     }
 
     fn end(&mut self, ending: Ending, by: Option<Token>) {
+        self.flush();
         self.send(Update::End { choice: self.choice, ending, tokens: self.tokens, by });
         self.is_over = true;
     }
 
     fn fail(&mut self, problem: String) {
+        self.flush();
         self.send(Update::Failed(Failure::Model(problem)));
         self.is_over = true;
     }

@@ -1,6 +1,7 @@
 //! Tests of the scheduler with a tiny random model, without network.
 #![allow(clippy::unwrap_used)]
 
+use super::scheduler::PIECE_EVERY;
 use super::*;
 use crate::data::Tokenizer;
 use model::{Cpu, GenerateOptions, ModelConfig, Sampling, Transformer, Weights};
@@ -49,9 +50,22 @@ fn request(seed: u64, max_tokens: usize) -> Request {
     }
 }
 
-/// Collects all events of a request.
-fn all(mut told: UnboundedReceiver<Update>) -> Vec<Update> {
-    std::iter::from_fn(|| told.blocking_recv()).collect()
+/// Collects all events of a request; adjacent pieces of a text are joined, as it depends on time where they end.
+fn all(mut updates: UnboundedReceiver<Update>) -> Vec<Update> {
+    let mut all: Vec<Update> = vec![];
+    while let Some(update) = updates.blocking_recv() {
+        match (all.last_mut(), update) {
+            (
+                Some(Update::Piece { choice, text, tokens }),
+                Update::Piece { choice: next, text: more, tokens: more_tokens },
+            ) if *choice == next => {
+                *text += &more;
+                tokens.extend(more_tokens);
+            }
+            (_, update) => all.push(update),
+        }
+    }
+    all
 }
 
 /// Returns the text of one choice, and how it ended.
@@ -104,7 +118,7 @@ fn short_requests_pass_by_a_long_one() {
         let told = all(scheduler.submit(vec![request(seed, 4)]).unwrap());
         assert_eq!(text_of(&told, 0).1, Some((Ending::Length, 4)));
     }
-    assert!(long.try_recv().is_ok(), "the long one goes on");
+    assert!(long.blocking_recv().is_some(), "the long one goes on");
 }
 
 #[test]
@@ -119,6 +133,24 @@ fn who_goes_away_frees_the_place() {
     // The request that still waited was never started.
     assert_eq!(scheduler.counts().abandoned.load(Ordering::Relaxed), 1);
     assert_eq!(scheduler.counts().prompt_tokens.load(Ordering::Relaxed), 6);
+}
+
+#[test]
+fn the_first_token_is_sent_at_once_and_later_ones_together() {
+    let scheduler = start(1, 100);
+    let began = Instant::now();
+    let mut updates = scheduler.submit(vec![request(1, 3000)]).unwrap();
+    let mut sizes = vec![];
+    while let Some(update) = updates.blocking_recv() {
+        if let Update::Piece { tokens, .. } = update {
+            sizes.push(tokens.len());
+        }
+    }
+    assert_eq!(sizes.iter().sum::<usize>(), 3000);
+    // A piece may hold tokens of incomplete characters, so the first is one token or a few.
+    assert!(sizes[0] < 10, "{sizes:?}");
+    let most = 2 + began.elapsed().as_millis() / PIECE_EVERY.as_millis();
+    assert!(sizes.len() as u128 <= most, "{} pieces, {most} at most", sizes.len());
 }
 
 #[test]
