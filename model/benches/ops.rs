@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use model::backend::cpu::gemm::{linear, linear_input_grad, linear_weight_grad};
 use model::backend::{Attention, Balancing};
 use model::layout::Layout;
-use model::optimizer::AdamW;
+use model::optimizer::{AdamW, GradScale};
 use model::{Backend, Cpu, Memory, Mode, ModelConfig, Ragged, Sequence, Transformer};
 use std::time::Duration;
 
@@ -141,11 +141,12 @@ fn optimizer(c: &mut Criterion) {
     let mut w = Cpu.weights(values(n)).unwrap();
     let (mut moments, grad) =
         ([Cpu.zeros(n).unwrap(), Cpu.zeros(n).unwrap()], Cpu.floats(values(n)).unwrap());
-    let step =
-        AdamW { lr: 1e-9, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 10, grad_scale: 1.0 };
+    let step = AdamW { lr: 1e-9, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 10 };
+    let scale = GradScale { norm: 1.0, factor: Some(1.0) };
     let mut group = c.benchmark_group("adamw");
     group.throughput(Throughput::Elements(n as u64));
-    group.bench_function("update", |b| b.iter(|| Cpu.adamw(&mut w, &mut moments, &grad, 0..n, &step)));
+    group
+        .bench_function("update", |b| b.iter(|| Cpu.adamw(&mut w, &mut moments, &grad, &scale, 0..n, &step)));
     group.finish();
 }
 

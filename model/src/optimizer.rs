@@ -2,6 +2,36 @@
 
 use crate::layout::Matrix;
 
+/// Clipping of gradients by their global norm (Pascanu et al. 2013, algorithm 1), and removal of the loss scale.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clipping {
+    /// Norm above which gradients are scaled down to it; 0 disables clipping.
+    pub max_norm: f64,
+    /// Loss scale, which gradients still contain.
+    pub loss_scale: f64,
+}
+
+impl Clipping {
+    /// Added to the norm by which [`Self::max_norm`] is divided, as by `torch.nn.utils.clip_grad_norm_`.
+    pub const EPS: f64 = 1e-6;
+
+    /// Returns the scale of a gradient from the sums of squares of its parts.
+    pub fn scale(&self, squares: impl Iterator<Item = f64>) -> GradScale {
+        let norm = squares.fold(0.0, |sum, squares| sum + squares).sqrt() / self.loss_scale;
+        let clip = if self.max_norm > 0.0 { (self.max_norm / (norm + Self::EPS)).min(1.0) } else { 1.0 };
+        GradScale { norm, factor: norm.is_finite().then_some(clip / self.loss_scale) }
+    }
+}
+
+/// The global norm of a gradient, and the factor that follows from it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GradScale {
+    /// Norm before clipping, without the loss scale.
+    pub norm: f64,
+    /// Factor of the gradient in the update; `None` if the norm is not finite: then the update changes nothing.
+    pub factor: Option<f64>,
+}
+
 /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2): the coefficients of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -17,8 +47,6 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Number of this update, counted from 1.
     pub step: u64,
-    /// Factor applied to gradients before the update (clipping, inverse loss scale).
-    pub grad_scale: f64,
 }
 
 impl AdamW {
@@ -38,12 +66,11 @@ impl AdamW {
             inverse_root: (1.0 / c2).sqrt() as f32,
             eps: self.eps as f32,
             keep: (1.0 - self.lr * self.weight_decay) as f32,
-            grad_scale: self.grad_scale as f32,
         }
     }
 }
 
-/// Coefficients of an [`AdamW`] update as backends use them: for a gradient `g`, which already includes `grad_scale`,
+/// Coefficients of an [`AdamW`] update as backends use them: for a gradient `g`, already multiplied by [`GradScale::factor`],
 /// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, `w = keep w - step_size m / (inverse_root sqrt(v) + eps)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Coefficients {
@@ -53,7 +80,6 @@ pub(crate) struct Coefficients {
     pub inverse_root: f32,
     pub eps: f32,
     pub keep: f32,
-    pub grad_scale: f32,
 }
 
 /// Muon (Jordan et al. 2024): Nesterov momentum whose singular values an odd polynomial (Newton-Schulz) moves close to
@@ -66,8 +92,6 @@ pub struct Muon {
     pub momentum: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Factor applied to gradients before the update (clipping, inverse loss scale).
-    pub grad_scale: f64,
 }
 
 impl Muon {

@@ -11,7 +11,7 @@
 
 use crate::backend::Dropout;
 use crate::layout::Layout;
-use crate::optimizer::{AdamW, Muon};
+use crate::optimizer::{AdamW, Clipping, Muon};
 use crate::spec::Heads;
 use crate::{AuxLoss, Error, ModelConfig, Ragged, Result};
 use candle_core::{D, DType, Device, Result as CandleResult, Shape, Tensor, Var};
@@ -401,14 +401,25 @@ pub fn balance(scores: &Tensor, visits: &Tensor, top_k: usize) -> CandleResult<T
     (share * scores.mean(0)?)?.sum_all()
 }
 
+/// Clips a gradient by its global norm (Pascanu et al. 2013, algorithm 1). Returns the norm before, and the clipped gradient.
+///
+/// `grad`: with the loss scale, which the result no longer contains; `multipliers`: those of its elements in the norm. All
+/// have the shape of `grad`.
+pub fn clip(grad: &Tensor, multipliers: &Tensor, clipping: &Clipping) -> CandleResult<(f64, Tensor)> {
+    let grad = (grad / clipping.loss_scale)?;
+    let norm = (&grad * multipliers)?.sqr()?.sum_all()?.sqrt()?.to_scalar::<f64>()?;
+    let factor = clipping.max_norm / (norm + 1e-6); // 1e-6 as in torch.nn.utils.clip_grad_norm_
+    let is_clipped = clipping.max_norm > 0.0 && factor < 1.0;
+    Ok((norm, if is_clipped { (grad * factor)? } else { grad }))
+}
+
 /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2). Returns the new `[weights, first, second]`.
 ///
-/// `moments`: `[first, second]`; all have the shape of `w`.
+/// `moments`: `[first, second]`; `grad`: the clipped gradient; all have the shape of `w`.
 pub fn adamw(w: &Tensor, moments: [&Tensor; 2], grad: &Tensor, step: &AdamW) -> CandleResult<[Tensor; 3]> {
     let mean = |old: &Tensor, new: &Tensor, beta: f64| (old * beta)? + (new * (1.0 - beta))?;
     let unbiased = |mean: &Tensor, beta: f64| mean / (1.0 - beta.powf(step.step as f64));
-    let grad = (grad * step.grad_scale)?;
-    let first = mean(moments[0], &grad, step.beta1)?;
+    let first = mean(moments[0], grad, step.beta1)?;
     let second = mean(moments[1], &grad.sqr()?, step.beta2)?;
     let update = (unbiased(&first, step.beta1)? / (unbiased(&second, step.beta2)?.sqrt()? + step.eps)?)?;
     let w = ((w * (1.0 - step.lr * step.weight_decay))? - (update * step.lr)?)?;
@@ -417,9 +428,9 @@ pub fn adamw(w: &Tensor, moments: [&Tensor; 2], grad: &Tensor, step: &AdamW) -> 
 
 /// Muon (Jordan et al. 2024), with the update scaled as in Liu et al. 2025, eq. 4. Returns the new `[weights, momentum]`.
 ///
-/// All have the shape of `w`, a matrix.
+/// All have the shape of `w`, a matrix; `grad` is the clipped gradient.
 pub fn muon(w: &Tensor, momentum: &Tensor, grad: &Tensor, step: &Muon) -> CandleResult<[Tensor; 2]> {
-    let grad = ((grad * step.grad_scale)? * (1.0 - step.momentum))?;
+    let grad = (grad * (1.0 - step.momentum))?;
     let momentum = ((momentum * step.momentum)? + &grad)?;
     let ahead = (grad + (&momentum * step.momentum)?)?; // Nesterov's look-ahead
     let [a, b, c] = Muon::COEFFICIENTS.map(f64::from);

@@ -256,7 +256,7 @@ fn shapes_that_a_gpu_has_too_little_shared_memory_for_are_refused() {
 #[test]
 fn the_backends_update_alike() {
     use model::layout::Matrix;
-    use model::optimizer::{AdamW, Muon};
+    use model::optimizer::{AdamW, Clipping, Muon};
 
     /// Returns weights and both moments after five updates by each rule, for matrices, two of them of equal shape, with the
     /// scale of a norm in between.
@@ -272,11 +272,14 @@ fn the_backends_update_alike() {
         ];
         for step in 1..=5 {
             let grads = backend.floats(wave(0.1 + 0.01 * step as f32)).unwrap();
-            let (lr, weight_decay, grad_scale) = (1e-2, 0.1, 0.5);
-            let adamw = AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, step, grad_scale };
-            backend.adamw(&mut weights, &mut moments, &grads, 84..89, &adamw).unwrap();
-            let muon = Muon { lr, momentum: 0.95, weight_decay, grad_scale };
-            backend.muon(&mut weights, &mut moments, &grads, &matrices, &muon).unwrap();
+            // Half of the gradient.
+            let clipping = Clipping { max_norm: 0.0, loss_scale: 2.0 };
+            let scale = backend.grad_scale(&grads, &[(0..n, 1.0)], &clipping).unwrap();
+            let (lr, weight_decay) = (1e-2, 0.1);
+            let adamw = AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, step };
+            backend.adamw(&mut weights, &mut moments, &grads, &scale, 84..89, &adamw).unwrap();
+            let muon = Muon { lr, momentum: 0.95, weight_decay };
+            backend.muon(&mut weights, &mut moments, &grads, &scale, &matrices, &muon).unwrap();
         }
         let [first, second] = &moments;
         [backend.read_weights(&weights), backend.read(first), backend.read(second)]

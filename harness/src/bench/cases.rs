@@ -77,7 +77,7 @@ fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
     let before = backend.activity();
     let seconds = time_steps(case, || {
         let sums = next_tokens(&mut trainer, &rows)?;
-        trainer.step(LR)?;
+        trainer.step(LR)?.read()?;
         sums.read()?;
         Ok(())
     })?;

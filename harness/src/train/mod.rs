@@ -240,7 +240,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             let rows = self.length.rows_of(step);
             let pending = self.objective.accumulate(&mut self.trainer, rows as usize)?;
             let skipped = self.trainer.skipped_steps();
-            let norm = self.trainer.step(lr)?;
+            let norm = self.trainer.step(lr)?.read()?;
             let is_skipped = self.trainer.skipped_steps() > skipped;
             let sums = pending.read()?;
             let before = self.tokens;

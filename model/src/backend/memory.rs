@@ -31,6 +31,8 @@ pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
     type Floats: Debug + Send + Sync;
     /// Values of [`Self::Floats`] on their way to the host.
     type Fetched: Send;
+    /// The norm of a gradient, on its way to the host, and the factor of the gradient in the updates, where these read it.
+    type GradScale: Send;
     /// Activations in the backend's own type.
     type Buffer: Send + Sync;
     /// A batch, with the rotations of its positions.

@@ -7,9 +7,9 @@
 //!
 //! Three rules hold for every operation. Activations are whole row-major buffers of shape `(rows, width)`; weights and
 //! their gradients are ranges of one flat memory. *Gradients of weights are added to the existing values; gradients of
-//! activations are new buffers*, except for the residual stream, to which each half of a block adds. And nothing is
-//! copied back to the host between the start of a forward pass and the end of its backward pass, so that a device can run
-//! asynchronously; the exceptions are the log-probabilities of a preference loss and the routes of a mixture of experts.
+//! activations are new buffers*, except for the residual stream, to which each half of a block adds. And nothing from
+//! the start of a forward pass to the end of the update waits for the device, so that it can run asynchronously; the
+//! exceptions are the log-probabilities of a preference loss and the routes of a mixture of experts.
 //!
 //! *Invariant:* in this crate, `unsafe` occurs in this folder only.
 
@@ -34,7 +34,7 @@ pub use precision::Precision;
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::layout::{ExpertsLayout, Matrix};
-use crate::optimizer::{AdamW, Muon};
+use crate::optimizer::{AdamW, Clipping, Muon};
 use crate::spec::Heads;
 use serde::Serialize;
 use std::ops::Range;
@@ -423,23 +423,35 @@ pub trait Backend: Memory {
 
     /// Adds the gradient of a lane to a sum and sets it to zero.
     fn accumulate(&self, sum: &mut Self::Floats, gradient: &mut Self::Floats) -> Result<()>;
-    /// Sums the squares of each range of values in f64, `(ranges,)`. Waits for the device, once.
-    fn sums_of_squares(&self, floats: &Self::Floats, ranges: &[Range<usize>]) -> Result<Vec<f64>>;
-    /// Updates the weights of `range` and their moments `[first, second]`.
+    /// Computes the norm of a gradient, in f64, and its scale in the updates. `parts`: ranges of the gradient, each with the
+    /// number by which it is multiplied in the norm.
+    fn grad_scale(
+        &self,
+        grads: &Self::Floats,
+        parts: &[(Range<usize>, f64)],
+        clipping: &Clipping,
+    ) -> Result<Self::GradScale>;
+    /// Returns the norm; waits until it is there, but not for operations queued after [`Backend::grad_scale`].
+    fn grad_norm(&self, scale: Self::GradScale) -> Result<f64>;
+    /// Updates the weights of `range` and their moments `[first, second]`; changes nothing if the norm of the gradient is not
+    /// finite.
     fn adamw(
         &self,
         w: &mut Self::Weights,
         moments: &mut [Self::Floats; 2],
         grads: &Self::Floats,
+        scale: &Self::GradScale,
         range: Range<usize>,
         step: &AdamW,
     ) -> Result<()>;
-    /// Updates matrices and their momentum, which is the first of the moments.
+    /// Updates matrices and their momentum, which is the first of the moments; changes nothing if the norm of the gradient is
+    /// not finite.
     fn muon(
         &self,
         w: &mut Self::Weights,
         moments: &mut [Self::Floats; 2],
         grads: &Self::Floats,
+        scale: &Self::GradScale,
         matrices: &[Matrix],
         step: &Muon,
     ) -> Result<()>;

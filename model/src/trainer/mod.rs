@@ -59,6 +59,27 @@ pub struct Trainer<B: Backend = Cpu> {
     passes: u64,
 }
 
+/// The norm of the gradient of a step before clipping: nothing waits for it before [`Self::read`].
+pub struct GradNorm<B: Backend>(Norm<B>);
+
+enum Norm<B: Backend> {
+    Queued(B, B::GradScale),
+    Read(f64),
+}
+
+impl<B: Backend> GradNorm<B> {
+    /// Waits until the norm is on the host, and returns it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(self) -> Result<f64> {
+        match self.0 {
+            Norm::Queued(backend, scale) => backend.grad_norm(scale),
+            Norm::Read(norm) => Ok(norm),
+        }
+    }
+}
+
 impl<B: Backend> Trainer<B> {
     /// Creates a trainer of all weights, or only of the adapters if there are any.
     ///
@@ -174,12 +195,13 @@ impl<B: Backend> Trainer<B> {
 
     /// Performs one optimizer step with the accumulated gradient and returns its norm before clipping.
     ///
-    /// Gradients are zero afterwards. A step whose gradient overflowed is skipped if a smaller loss scale can help; it still
-    /// counts as a step, see [`Self::skipped_steps`].
+    /// Gradients are zero afterwards. A step whose gradient is not finite changes nothing, but counts as a step; one whose
+    /// gradient overflowed in half precision, where a smaller loss scale helps, is among [`Self::skipped_steps`]. Waits for
+    /// the device only if the loss is scaled.
     ///
     /// # Errors
     /// If the device fails, for example by running out of memory.
-    pub fn step(&mut self, lr: f64) -> Result<f64> {
+    pub fn step(&mut self, lr: f64) -> Result<GradNorm<B>> {
         let backend = &self.transformer.backend.clone();
         let sum = match self.reduce.take_sum(backend)? {
             Some(sum) => sum,
@@ -188,21 +210,26 @@ impl<B: Backend> Trainer<B> {
         self.steps += 1;
         let pulled_back = self.lora.as_ref().map(|lora| lora.pull_back(backend, &sum)).transpose()?;
         let gradient = pulled_back.as_ref().unwrap_or(&sum);
-        let scale = f64::from(self.loss_scale.value());
-        let norm = self.optimizer.norm(backend, gradient)? / scale;
-        if !self.loss_scale.update(norm) {
-            let step = Step { number: self.steps, lr, norm, scale };
-            match &mut self.lora {
-                Some(lora) => {
-                    self.optimizer.update(backend, &mut lora.weights, gradient, step)?;
-                    lora.merge(&mut self.transformer)?;
-                }
-                None => self.optimizer.update(backend, &mut self.transformer.weights, gradient, step)?,
+        let scale = self.optimizer.grad_scale(backend, gradient, f64::from(self.loss_scale.value()))?;
+        let step = Step { number: self.steps, lr };
+        match &mut self.lora {
+            Some(lora) => {
+                self.optimizer.update(backend, &mut lora.weights, gradient, &scale, step)?;
+                lora.merge(&mut self.transformer)?;
+            }
+            None => {
+                self.optimizer.update(backend, &mut self.transformer.weights, gradient, &scale, step)?;
             }
         }
         self.reduce.recycle(backend, sum)?;
         self.passes = 0;
-        Ok(norm)
+        if !self.loss_scale.is_dynamic() {
+            return Ok(GradNorm(Norm::Queued(backend.clone(), scale)));
+        }
+        // The next pass needs the loss scale that follows from this norm.
+        let norm = backend.grad_norm(scale)?;
+        self.loss_scale.update(norm);
+        Ok(GradNorm(Norm::Read(norm)))
     }
 
     /// Returns the state that [`Self::restore`] needs to resume exactly, by name: weights, moments, adapters, loss scale.

@@ -3,7 +3,7 @@
 use crate::backend::Backend;
 use crate::layout::{Layout, Matrix};
 use crate::lora::Lora;
-use crate::optimizer::{AdamW, Muon};
+use crate::optimizer::{AdamW, Clipping, Muon};
 use crate::parametrization::Scales;
 use crate::spec::Role;
 use crate::{ModelConfig, Result};
@@ -139,10 +139,6 @@ pub(super) struct Step {
     pub number: u64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Norm of the gradient without the loss scale.
-    pub norm: f64,
-    /// Loss scale, which the gradient still contains.
-    pub scale: f64,
 }
 
 /// Moments of the trained parameters and the assignment of rules to them.
@@ -214,18 +210,16 @@ impl<B: Backend> Optimizer<B> {
         Ok(Self { config, adamw: Spans(vec![]), muon: vec![], multipliers: Spans(vec![]), moments })
     }
 
-    /// Computes the norm of a gradient. Waits for the device, once.
+    /// Computes the norm of a gradient and its scale in [`Self::update`]; the gradient still contains the loss scale.
     ///
     /// # Errors
     /// If the device fails, for example by running out of memory.
-    pub fn norm(&self, backend: &B, gradient: &B::Floats) -> Result<f64> {
-        let (ranges, multipliers): (Vec<_>, Vec<_>) = self.multipliers.0.iter().cloned().unzip();
-        let of_ranges = backend.sums_of_squares(gradient, &ranges)?;
-        let squares = of_ranges.iter().zip(multipliers).map(|(squares, by)| by.powi(2) * squares);
-        Ok(squares.fold(0.0, |sum, squares| sum + squares).sqrt())
+    pub fn grad_scale(&self, backend: &B, gradient: &B::Floats, loss_scale: f64) -> Result<B::GradScale> {
+        let clipping = Clipping { max_norm: self.config.clip, loss_scale };
+        backend.grad_scale(gradient, &self.multipliers.0, &clipping)
     }
 
-    /// Updates the weights.
+    /// Updates the weights; changes nothing if the gradient is not finite.
     ///
     /// # Errors
     /// If the device fails, for example by running out of memory.
@@ -234,20 +228,19 @@ impl<B: Backend> Optimizer<B> {
         backend: &B,
         weights: &mut B::Weights,
         gradient: &B::Floats,
-        Step { number: step, lr, norm, scale }: Step,
+        scale: &B::GradScale,
+        Step { number: step, lr }: Step,
     ) -> Result<()> {
-        let OptimizerConfig { beta1, beta2, eps, momentum, weight_decay, clip, .. } = self.config;
-        // torch.nn.utils.clip_grad_norm_ adds the same 1e-6.
-        let grad_scale = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 } / scale;
+        let OptimizerConfig { beta1, beta2, eps, momentum, weight_decay, .. } = self.config;
         for (range, of) in &self.adamw.0 {
             let (lr, weight_decay, eps) = (lr * of.lr, weight_decay * of.weight_decay, eps * of.eps);
-            let rule = AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale };
-            backend.adamw(weights, &mut self.moments, gradient, range.clone(), &rule)?;
+            let rule = AdamW { lr, beta1, beta2, eps, weight_decay, step };
+            backend.adamw(weights, &mut self.moments, gradient, scale, range.clone(), &rule)?;
         }
         for (of, matrices) in &self.muon {
             let (lr, weight_decay) = (lr * of.lr, weight_decay * of.weight_decay);
-            let rule = Muon { lr, momentum, weight_decay, grad_scale };
-            backend.muon(weights, &mut self.moments, gradient, matrices, &rule)?;
+            let rule = Muon { lr, momentum, weight_decay };
+            backend.muon(weights, &mut self.moments, gradient, scale, matrices, &rule)?;
         }
         Ok(())
     }

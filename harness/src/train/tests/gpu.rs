@@ -107,14 +107,20 @@ fn steps_that_overflow_are_skipped_told_and_remembered() {
 }
 
 #[test]
-fn a_step_waits_for_the_norm_of_its_gradient_and_for_routes() {
+fn a_step_waits_for_routes_and_for_the_norm_if_its_loss_is_scaled() {
     let rows: Vec<TrainRow> =
         (1..4).map(|i| Sequence::answered(&[1 + i, 2, 3 * i], &[4, 5]).into()).collect();
     // The number of rows of each expert and the router's statistics, for each of two layers.
-    for (n_experts, of_routes) in [(0, 0), (4, 2 * 2)] {
+    let of_routes = 2 * 2;
+    for (precision, n_experts, of_passes, of_update) in [
+        (Precision::F32, 0, 0, 0),
+        (Precision::Bf16, 0, 0, 0),
+        (Precision::F32, 4, of_routes, 0),
+        (Precision::F16, 0, 0, 1),
+    ] {
         let trial = trial(Training::default());
         let config = ModelConfig { n_layers: 2, n_experts, ..trial.model };
-        let backend = Cuda::emulated(Precision::F32);
+        let backend = Cuda::emulated(precision);
         let lanes = LaneConfig { lanes: 1, recompute: Recompute::None, seed: 1 };
         let transformer = Transformer::new(&config, 1, &backend).unwrap();
         let mut trainer =
@@ -122,10 +128,12 @@ fn a_step_waits_for_the_norm_of_its_gradient_and_for_routes() {
         let before = backend.activity().unwrap();
         let since = || backend.activity().unwrap().waits - before.waits;
         let losses = next_tokens(&mut trainer, &rows).unwrap();
-        assert_eq!(since(), of_routes);
-        trainer.step(1e-3).unwrap();
-        assert_eq!(since(), of_routes + 1);
+        assert_eq!(since(), of_passes);
+        let norm = trainer.step(1e-3).unwrap();
+        assert_eq!(since(), of_passes + of_update);
         assert!(losses.read().unwrap().mean() > 1.0);
+        norm.read().unwrap();
+        assert_eq!(since(), of_passes + 2);
         assert!(backend.activity().unwrap().operations - before.operations > 50);
     }
 }

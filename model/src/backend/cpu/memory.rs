@@ -4,6 +4,7 @@ use super::{Buffer, Cpu, PIECE, Weights, attention, router};
 use crate::Result;
 use crate::backend::Memory;
 use crate::layout::Layout;
+use crate::optimizer::GradScale;
 use crate::rotations::Rotations;
 use crate::tokens::Ragged;
 use rayon::prelude::*;
@@ -28,6 +29,7 @@ impl Memory for Cpu {
     type Weights = Weights;
     type Floats = Buffer;
     type Fetched = Buffer;
+    type GradScale = GradScale;
     type Buffer = Buffer;
     type Batch = Batch;
     type Routes = router::Routes;

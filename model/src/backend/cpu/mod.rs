@@ -31,7 +31,7 @@ use super::{
 };
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
-use crate::optimizer::{AdamW, Muon};
+use crate::optimizer::{AdamW, Clipping, GradScale, Muon};
 use crate::spec::Heads;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -375,12 +375,21 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn sums_of_squares(&self, floats: &Buffer, ranges: &[Range<usize>]) -> Result<Vec<f64>> {
-        let sum = |range: &Range<usize>| -> f64 {
-            let pieces = floats[range.clone()].par_chunks(PIECE).map(math::sum_of_squares);
-            pieces.collect::<Vec<f64>>().iter().sum()
+    fn grad_scale(
+        &self,
+        grads: &Buffer,
+        parts: &[(Range<usize>, f64)],
+        clipping: &Clipping,
+    ) -> Result<GradScale> {
+        let squares = |(range, multiplier): &(Range<usize>, f64)| {
+            let pieces = grads[range.clone()].par_chunks(PIECE).map(math::sum_of_squares);
+            multiplier.powi(2) * pieces.collect::<Vec<f64>>().iter().sum::<f64>()
         };
-        Ok(ranges.iter().map(sum).collect())
+        Ok(clipping.scale(parts.iter().map(squares)))
+    }
+
+    fn grad_norm(&self, scale: GradScale) -> Result<f64> {
+        Ok(scale.norm)
     }
 
     fn adamw(
@@ -388,16 +397,18 @@ impl Backend for Cpu {
         w: &mut Weights,
         moments: &mut [Buffer; 2],
         grads: &Buffer,
+        scale: &GradScale,
         range: Range<usize>,
         step: &AdamW,
     ) -> Result<()> {
+        let Some(factor) = scale.factor else { return Ok(()) };
         let [m, v] = moments;
         let pieces = w[range.clone()]
             .par_chunks_mut(PIECE)
             .zip(m[range.clone()].par_chunks_mut(PIECE))
             .zip(v[range.clone()].par_chunks_mut(PIECE))
             .zip(grads[range].par_chunks(PIECE));
-        pieces.for_each(|(((w, m), v), g)| adamw::update(step, w, m, v, g));
+        pieces.for_each(|(((w, m), v), g)| adamw::update(step, w, m, v, g, factor));
         Ok(())
     }
 
@@ -406,10 +417,13 @@ impl Backend for Cpu {
         w: &mut Weights,
         moments: &mut [Buffer; 2],
         grads: &Buffer,
+        scale: &GradScale,
         matrices: &[Matrix],
         step: &Muon,
     ) -> Result<()> {
-        muon::update(w, &mut moments[0], grads, matrices, step);
+        if let Some(factor) = scale.factor {
+            muon::update(w, &mut moments[0], grads, factor, matrices, step);
+        }
         Ok(())
     }
 

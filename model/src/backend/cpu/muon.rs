@@ -7,12 +7,20 @@ use crate::layout::Matrix;
 use crate::optimizer::Muon;
 use rayon::prelude::*;
 
-/// Updates every matrix and its momentum; the matrices are distributed over the threads of the current rayon pool.
-pub fn update(w: &mut [f32], momentum: &mut [f32], grads: &[f32], matrices: &[Matrix], step: &Muon) {
+/// Updates every matrix and its momentum; gradients are multiplied by `factor`. The matrices are distributed over the threads
+/// of the current rayon pool.
+pub fn update(
+    w: &mut [f32],
+    momentum: &mut [f32],
+    grads: &[f32],
+    factor: f64,
+    matrices: &[Matrix],
+    step: &Muon,
+) {
     let parts = split(w, matrices).into_par_iter().zip(split(momentum, matrices)).zip(matrices);
     parts.for_each(|((w, momentum), m)| {
         let mut update = Buffer::copy_of(&grads[m.range.clone()]);
-        math::scale(&mut update, step.grad_scale as f32);
+        math::scale(&mut update, factor as f32);
         let (beta, keep) = (step.momentum as f32, (1.0 - step.lr * step.weight_decay) as f32);
         for (u, v) in update.iter_mut().zip(momentum) {
             *v = beta * *v + (1.0 - beta) * *u;

@@ -56,6 +56,24 @@ pub struct Span {
     pub end: i32,
 }
 
+/// `GradScale` of update.cu.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GradScale {
+    pub norm: f64,
+    pub factor: f32,
+    pub unused: i32,
+}
+
+/// An element of `ScaleGradient::parts`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct NormPart {
+    pub weight: f64,
+    pub first: i32,
+    pub end: i32,
+}
+
 arguments! {
     Add { y: Address, x: Address, len: i64 }
     Drop { x: Address, len: i64, dropout: Dropped }
@@ -111,14 +129,20 @@ arguments! {
         y: Address, x: Address, row_of: Address, weights: Address, n: i32, width: i32, top_k: i32,
     }
     SumOfSquares { parts: Address, x: Address, len: i64 }
+    ScaleGradient {
+        scale: Address, sums: Address, parts: Address, max_norm: f64, eps: f64, loss_scale: f64, n_parts: i32, unused: i32,
+    }
     Accumulate { sum: Address, x: Address, len: i64 }
     AdamW {
-        w: Address, working: Address, m: Address, v: Address, grad: Address, len: i64,
-        beta1: f32, beta2: f32, step_size: f32, inverse_root: f32, eps: f32, keep: f32, grad_scale: f32, unused: i32,
+        w: Address, working: Address, m: Address, v: Address, grad: Address, scale: Address, len: i64,
+        beta1: f32, beta2: f32, step_size: f32, inverse_root: f32, eps: f32, keep: f32,
     }
     MuonMomentum {
-        update: Address, momentum: Address, grad: Address, starts: Address, len: i64, beta: f32, grad_scale: f32,
+        update: Address, momentum: Address, grad: Address, scale: Address, starts: Address, len: i64,
+        beta: f32, unused: i32,
     }
     Normalise { x: Address, parts: Address, len: i64, n_parts: i32, eps: f32 }
-    MuonStep { w: Address, working: Address, update: Address, starts: Address, len: i64, keep: f32, rate: f32 }
+    MuonStep {
+        w: Address, working: Address, update: Address, scale: Address, starts: Address, len: i64, keep: f32, rate: f32,
+    }
 }

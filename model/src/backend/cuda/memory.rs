@@ -58,6 +58,13 @@ pub struct Buffer {
     pub(super) len: usize,
 }
 
+/// The norm of a gradient and its factor in the updates, which read it from the device.
+pub struct GradScale {
+    /// `GradScale` of update.cu.
+    pub(super) room: Allocation,
+    pub(super) norm: Fetched<f64>,
+}
+
 /// A batch and its arrays on the device.
 pub struct Batch {
     ragged: Ragged,
@@ -216,7 +223,8 @@ impl Cuda {
 impl Memory for Cuda {
     type Weights = Weights;
     type Floats = Floats;
-    type Fetched = Fetched;
+    type Fetched = Fetched<f32>;
+    type GradScale = GradScale;
     type Buffer = Buffer;
     type Batch = Batch;
     type Routes = Routes;
@@ -263,11 +271,11 @@ impl Memory for Cuda {
         Ok(Cow::Owned(self.queue.download(floats.room.at, floats.len)?))
     }
 
-    fn fetch(&self, floats: Floats) -> Result<Fetched> {
+    fn fetch(&self, floats: Floats) -> Result<Fetched<f32>> {
         self.queue.fetch(floats.room.at, floats.len)
     }
 
-    fn fetched(&self, values: Fetched) -> Result<Vec<f32>> {
+    fn fetched(&self, values: Fetched<f32>) -> Result<Vec<f32>> {
         self.queue.fetched(values)
     }
 

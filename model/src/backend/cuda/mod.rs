@@ -39,11 +39,11 @@ use super::{
 use crate::Error;
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
-use crate::optimizer::{AdamW, Muon};
+use crate::optimizer::{AdamW, Clipping, Muon};
 use crate::spec::Heads;
 use arguments as args;
 use experts::Routes;
-use memory::{Batch, Buffer, Cache, Floats, Table, Weights};
+use memory::{Batch, Buffer, Cache, Floats, GradScale, Table, Weights};
 use norm::Rows;
 use queue::{Arguments, Queue};
 use std::ops::Range;
@@ -489,8 +489,17 @@ impl Backend for Cuda {
         self.queue.run("accumulate", queue::blocks(sum.len), 0, &arguments)
     }
 
-    fn sums_of_squares(&self, floats: &Floats, ranges: &[Range<usize>]) -> Result<Vec<f64>> {
-        self.squares(floats, ranges)
+    fn grad_scale(
+        &self,
+        grads: &Floats,
+        parts: &[(Range<usize>, f64)],
+        clipping: &Clipping,
+    ) -> Result<GradScale> {
+        self.scale_gradient(grads, parts, clipping)
+    }
+
+    fn grad_norm(&self, scale: GradScale) -> Result<f64> {
+        self.norm_of(scale)
     }
 
     fn adamw(
@@ -498,10 +507,11 @@ impl Backend for Cuda {
         w: &mut Weights,
         moments: &mut [Floats; 2],
         grads: &Floats,
+        scale: &GradScale,
         range: Range<usize>,
         step: &AdamW,
     ) -> Result<()> {
-        self.adamw_range(w, moments, grads, &range, step)
+        self.adamw_range(w, moments, grads, scale, &range, step)
     }
 
     fn muon(
@@ -509,10 +519,11 @@ impl Backend for Cuda {
         w: &mut Weights,
         moments: &mut [Floats; 2],
         grads: &Floats,
+        scale: &GradScale,
         matrices: &[Matrix],
         step: &Muon,
     ) -> Result<()> {
-        self.muon_matrices(w, &moments[0], grads, matrices, step)
+        self.muon_matrices(w, &moments[0], grads, scale, matrices, step)
     }
 
     fn adapt(

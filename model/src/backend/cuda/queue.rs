@@ -6,6 +6,7 @@ use crate::cost::roofline::gpu_idle;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -30,11 +31,12 @@ pub struct Queue {
     activity: Mutex<Activity>,
 }
 
-/// Values of f32 on their way to the host.
-pub struct Fetched {
-    /// `None` if there are no values.
+/// Elements on their way to the host.
+pub struct Fetched<T> {
+    /// `None` if there are no elements.
     copy: Option<Box<dyn Fetch>>,
     len: usize,
+    element: PhantomData<T>,
 }
 
 /// Idle memory. *Invariant:* as in the CPU's pool, idle and used memory together exceed the peak use by little, namely
@@ -214,18 +216,19 @@ impl Queue {
         Ok(numbers)
     }
 
-    /// Queues a copy of `len` f32 values to the host.
-    pub fn fetch(&self, from: Address, len: usize) -> Result<Fetched> {
+    /// Queues a copy of `len` elements to the host.
+    pub fn fetch<T>(&self, from: Address, len: usize) -> Result<Fetched<T>> {
         if len == 0 {
-            return Ok(Fetched { copy: None, len });
+            return Ok(Fetched { copy: None, len, element: PhantomData });
         }
         self.queued();
-        Ok(Fetched { copy: Some(self.driver.fetch(from, 4 * len)?), len })
+        let copy = Some(self.driver.fetch(from, len * size_of::<T>())?);
+        Ok(Fetched { copy, len, element: PhantomData })
     }
 
-    /// Waits for the values of [`Self::fetch`].
-    pub fn fetched(&self, Fetched { copy, len }: Fetched) -> Result<Vec<f32>> {
-        let mut numbers = vec![0.0f32; len];
+    /// Waits for the elements of [`Self::fetch`].
+    pub fn fetched<T: Copy + Default>(&self, Fetched { copy, len, .. }: Fetched<T>) -> Result<Vec<T>> {
+        let mut numbers = vec![T::default(); len];
         if let Some(copy) = copy {
             self.waiting(|| copy.wait(bytes_of_mut(&mut numbers)))?;
         }

@@ -1,15 +1,16 @@
-//! From gradients to weights: norms, AdamW, Muon, adapters.
+//! From gradients to weights: clipping, AdamW, Muon, adapters.
 
 use super::Cuda;
 use super::arguments as args;
 use super::driver::{Address, Dtype, Factor, Grid, Product};
-use super::memory::{Floats, Weights};
+use super::memory::{Floats, GradScale, Weights};
 use super::queue::{self, MAX_GRID_Y, THREADS, plain, transposed};
 use crate::Result;
 use crate::backend::Adapter;
 use crate::layout::Matrix;
-use crate::optimizer::{AdamW, Coefficients, Muon};
+use crate::optimizer::{AdamW, Clipping, Coefficients, Muon};
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::ops::Range;
 
 /// Maximum number of blocks for a sum of squares; independent of the GPU, so that the bits of the sum are too.
@@ -36,17 +37,46 @@ impl Cuda {
         self.queue.run_in("sum_of_squares", grid, &arguments)
     }
 
-    pub(super) fn squares(&self, floats: &Floats, ranges: &[Range<usize>]) -> Result<Vec<f64>> {
-        let counts: Vec<usize> = ranges.iter().map(|range| parts_of(range.len())).collect();
-        let all = counts.iter().sum();
-        let room = self.queue.room(8 * all)?;
-        let mut next = room.at;
-        for (range, count) in ranges.iter().zip(&counts).filter(|(range, _)| !range.is_empty()) {
-            self.parts_of_squares(next, floats.at(range.start), range.len(), 1)?;
-            next += 8 * *count as Address;
+    /// Queues the computation of the norm and the factor, and the copy of the norm to the host.
+    pub(super) fn scale_gradient(
+        &self,
+        grads: &Floats,
+        parts: &[(Range<usize>, f64)],
+        clipping: &Clipping,
+    ) -> Result<GradScale> {
+        let n_sums: usize = parts.iter().map(|(range, _)| parts_of(range.len())).sum();
+        let sums = self.queue.room(8 * n_sums)?;
+        let mut in_norm = vec![];
+        let mut first = 0;
+        for (range, multiplier) in parts {
+            let end = first + parts_of(range.len());
+            if first < end {
+                let to = sums.at + 8 * first as Address;
+                self.parts_of_squares(to, grads.at(range.start), range.len(), 1)?;
+            }
+            in_norm.push(args::NormPart { weight: multiplier.powi(2), first: first as i32, end: end as i32 });
+            first = end;
         }
-        let mut parts = self.queue.download::<f64>(room.at, all)?.into_iter();
-        Ok(counts.into_iter().map(|count| parts.by_ref().take(count).sum()).collect())
+        let room = self.queue.room(size_of::<args::GradScale>())?;
+        let parts = self.queue.upload(&in_norm)?;
+        let arguments = args::ScaleGradient {
+            scale: room.at,
+            sums: sums.at,
+            parts: parts.at,
+            max_norm: clipping.max_norm,
+            eps: Clipping::EPS,
+            loss_scale: clipping.loss_scale,
+            n_parts: in_norm.len() as i32,
+            unused: 0,
+        };
+        self.queue.run("scale_gradient", 1, 8 * THREADS as usize / 32, &arguments)?;
+        let norm = self.queue.fetch(room.at + offset_of!(args::GradScale, norm) as Address, 1)?;
+        Ok(GradScale { room, norm })
+    }
+
+    /// Waits for the norm.
+    pub(super) fn norm_of(&self, scale: GradScale) -> Result<f64> {
+        Ok(self.queue.fetched(scale.norm)?[0])
     }
 
     pub(super) fn adamw_range(
@@ -54,17 +84,18 @@ impl Cuda {
         w: &Weights,
         [m, v]: &[Floats; 2],
         grads: &Floats,
+        scale: &GradScale,
         range: &Range<usize>,
         step: &AdamW,
     ) -> Result<()> {
-        let Coefficients { beta1, beta2, step_size, inverse_root, eps, keep, grad_scale } =
-            step.coefficients();
+        let Coefficients { beta1, beta2, step_size, inverse_root, eps, keep } = step.coefficients();
         let arguments = args::AdamW {
             w: w.master.at(range.start),
             working: w.working_at(range),
             m: m.at(range.start),
             v: v.at(range.start),
             grad: grads.at(range.start),
+            scale: scale.room.at,
             len: range.len() as i64,
             beta1,
             beta2,
@@ -72,8 +103,6 @@ impl Cuda {
             inverse_root,
             eps,
             keep,
-            grad_scale,
-            unused: 0,
         };
         self.run("adamw", queue::blocks(range.len()), 0, &arguments)
     }
@@ -84,6 +113,7 @@ impl Cuda {
         w: &Weights,
         momentum: &Floats,
         grads: &Floats,
+        scale: &GradScale,
         matrices: &[Matrix],
         step: &Muon,
     ) -> Result<()> {
@@ -93,7 +123,7 @@ impl Cuda {
         }
         for ((d_out, d_in), alike) in shapes {
             for together in alike.chunks((MUON_NUMBERS / (d_out * d_in).max(1)).clamp(1, MAX_GRID_Y)) {
-                self.muon_same_shape(w, momentum, grads, together, step)?;
+                self.muon_same_shape(w, momentum, grads, scale, together, step)?;
             }
         }
         Ok(())
@@ -105,6 +135,7 @@ impl Cuda {
         w: &Weights,
         momentum: &Floats,
         grads: &Floats,
+        scale: &GradScale,
         matrices: &[&Matrix],
         step: &Muon,
     ) -> Result<()> {
@@ -117,10 +148,11 @@ impl Cuda {
             update: update.room.at,
             momentum: momentum.room.at,
             grad: grads.room.at,
+            scale: scale.room.at,
             starts: starts.at,
             len: len as i64,
             beta: step.momentum as f32,
-            grad_scale: step.grad_scale as f32,
+            unused: 0,
         };
         self.queue.run_in("muon_momentum", each(count, queue::blocks(len)), &arguments)?;
         let update = self.orthogonalise(update, matrix, count)?;
@@ -128,6 +160,7 @@ impl Cuda {
             w: w.master.room.at,
             working: w.working_at(&(0..0)),
             update: update.room.at,
+            scale: scale.room.at,
             starts: starts.at,
             len: len as i64,
             keep: (1.0 - step.lr * step.weight_decay) as f32,
@@ -224,5 +257,49 @@ impl Cuda {
         let (of_a, of_b) = (adapters.master.at(a.range.start), adapters.master.at(b.range.start));
         self.product_f32(grads.at(a.range.start), transposed(of_b), dw, [rank, d_in, d_out], 1, scale)?;
         self.product_f32(grads.at(b.range.start), dw, transposed(of_a), [d_out, rank, d_in], 1, scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::backend::{Backend, Cpu, Memory, Precision};
+
+    #[test]
+    fn a_gradient_is_scaled_as_on_the_processor() {
+        let Some(cuda) = Cuda::for_tests(Precision::F32).unwrap() else { return };
+        // Multiples of 1/8, whose squares are summed without rounding: both norms must be equal to the last bit.
+        let len = 70_000;
+        let some: Vec<f32> = (0..len).map(|i| (i * 7919 % 41) as f32 / 8.0 - 2.5).collect();
+        let with = |x: f32| some.iter().enumerate().map(|(i, &g)| if i == 69_000 { x } else { g }).collect();
+        let grads: [Vec<f32>; 6] = [
+            some.clone(),
+            vec![0.0; len],
+            with(1e30),
+            with(f32::INFINITY),
+            with(f32::NEG_INFINITY),
+            with(f32::NAN),
+        ];
+        // Parts of one block and of many, with an empty one, and more of them than one pass of the kernel adds.
+        let few = vec![(0..3, 1.0), (3..3, 1.0), (3..256, 3.0), (256..len, 0.5)];
+        let many = (0..len / 1000).map(|i| (1000 * i..1000 * (i + 1), f64::from(i as u32 % 3))).collect();
+        let all = vec![(0..len, 1.0)];
+        let is_same = |a: f64, b: f64| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+        for parts in [few, many, all] {
+            for grad in &grads {
+                for (max_norm, loss_scale) in [(0.0, 1.0), (1.0, 1.0), (1.0, 1024.0), (1e38, 1.0)] {
+                    let clipping = Clipping { max_norm, loss_scale };
+                    let want = Cpu.grad_scale(&Cpu.floats(grad.clone()).unwrap(), &parts, &clipping).unwrap();
+                    let scale =
+                        cuda.grad_scale(&cuda.floats(grad.clone()).unwrap(), &parts, &clipping).unwrap();
+                    let found = cuda.queue.download::<args::GradScale>(scale.room.at, 1).unwrap()[0];
+                    let factor = want.factor.map_or(f32::NAN, |factor| factor as f32);
+                    let what = format!("{clipping:?} {parts:?}: {found:?}, expected {want:?}");
+                    assert!(is_same(found.factor.into(), factor.into()), "{what}");
+                    assert!(is_same(cuda.grad_norm(scale).unwrap(), want.norm), "{what}");
+                }
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Portable, attention, experts};
 use crate::Result;
 use crate::backend::Memory;
+use crate::optimizer::GradScale;
 use crate::rotations::Rotations;
 use crate::tokens::Ragged;
 use candle_core::{DType, Tensor};
@@ -31,6 +32,7 @@ impl Memory for Portable {
     type Weights = Tensor;
     type Floats = Tensor;
     type Fetched = Tensor;
+    type GradScale = GradScale;
     type Buffer = Tensor;
     type Batch = Batch;
     type Routes = experts::Routes;

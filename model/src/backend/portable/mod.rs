@@ -17,7 +17,7 @@ use super::{
 };
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
-use crate::optimizer::{AdamW, Muon};
+use crate::optimizer::{AdamW, Clipping, GradScale, Muon};
 use crate::spec::Heads;
 use candle_core::{D, DType, Device, Tensor};
 use std::ops::Range;
@@ -380,11 +380,22 @@ impl Backend for Portable {
         self.clear(gradient)
     }
 
-    fn sums_of_squares(&self, floats: &Tensor, ranges: &[Range<usize>]) -> Result<Vec<f64>> {
+    fn grad_scale(
+        &self,
+        grads: &Tensor,
+        parts: &[(Range<usize>, f64)],
+        clipping: &Clipping,
+    ) -> Result<GradScale> {
         // On the host, because some devices have no f64.
-        let floats = floats.to_vec1::<f32>()?;
-        let sum = |range: &Range<usize>| floats[range.clone()].iter().map(|&x| f64::from(x).powi(2)).sum();
-        Ok(ranges.iter().map(sum).collect())
+        let grads = grads.to_vec1::<f32>()?;
+        let squares = |(range, multiplier): &(Range<usize>, f64)| {
+            multiplier.powi(2) * grads[range.clone()].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()
+        };
+        Ok(clipping.scale(parts.iter().map(squares)))
+    }
+
+    fn grad_norm(&self, scale: GradScale) -> Result<f64> {
+        Ok(scale.norm)
     }
 
     fn adamw(
@@ -392,10 +403,12 @@ impl Backend for Portable {
         w: &mut Tensor,
         moments: &mut [Tensor; 2],
         grads: &Tensor,
+        scale: &GradScale,
         range: Range<usize>,
         step: &AdamW,
     ) -> Result<()> {
-        Ok(update::adamw(w, moments, grads, &range, step)?)
+        let Some(factor) = scale.factor else { return Ok(()) };
+        Ok(update::adamw(w, moments, grads, factor, &range, step)?)
     }
 
     fn muon(
@@ -403,10 +416,12 @@ impl Backend for Portable {
         w: &mut Tensor,
         moments: &mut [Tensor; 2],
         grads: &Tensor,
+        scale: &GradScale,
         matrices: &[Matrix],
         step: &Muon,
     ) -> Result<()> {
-        matrices.iter().try_for_each(|m| Ok(update::muon(w, &moments[0], grads, m, step)?))
+        let Some(factor) = scale.factor else { return Ok(()) };
+        matrices.iter().try_for_each(|m| Ok(update::muon(w, &moments[0], grads, factor, m, step)?))
     }
 
     fn adapt(
@@ -480,9 +495,11 @@ mod tests {
 
     #[test]
     fn squares_are_summed_in_f64() {
-        let floats = host().floats(vec![9.0, 4096.0, 0.5, 9.0]).unwrap();
-        // 2^24 + 1/4, which f32 rounds to 2^24.
-        assert_eq!(host().sums_of_squares(&floats, &[1..3, 1..1, 0..1]).unwrap(), [16_777_216.25, 0.0, 81.0]);
+        let grads = host().floats(vec![9.0, 4096.0, 0.5, 9.0]).unwrap();
+        let clipping = Clipping { max_norm: 1.0, loss_scale: 1.0 };
+        let scale = host().grad_scale(&grads, &[(1..3, 1.0), (1..1, 1.0), (0..1, 2.0)], &clipping).unwrap();
+        // 2^24 + 1/4, which f32 rounds to 2^24, and four times 81.
+        assert_eq!(scale.norm, (16_777_216.25f64 + 324.0).sqrt());
     }
 
     #[test]

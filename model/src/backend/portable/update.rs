@@ -6,17 +6,18 @@ use crate::optimizer::{AdamW, Muon};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
 
-/// See [`crate::Backend::adamw`].
+/// See [`crate::Backend::adamw`]; `factor` is that of the gradient.
 pub fn adamw(
     w: &Tensor,
     moments: &[Tensor; 2],
     grads: &Tensor,
+    factor: f64,
     range: &Range<usize>,
     step: &AdamW,
 ) -> Result<()> {
     let (c1, c2) = step.corrections();
     let (beta1, beta2) = (step.beta1, step.beta2);
-    let grad = (part(grads, range)? * step.grad_scale)?;
+    let grad = (part(grads, range)? * factor)?;
     let m = ((part(&moments[0], range)? * beta1)? + (&grad * (1.0 - beta1))?)?;
     let v = ((part(&moments[1], range)? * beta2)? + (grad.sqr()? * (1.0 - beta2))?)?;
     let denominator = (((&v / c2)?.sqrt())? + step.eps)?;
@@ -27,9 +28,16 @@ pub fn adamw(
     moments[1].slice_set(&v, 0, range.start)
 }
 
-/// See [`crate::Backend::muon`]; updates one matrix.
-pub fn muon(w: &Tensor, momentum: &Tensor, grads: &Tensor, m: &Matrix, step: &Muon) -> Result<()> {
-    let grad = (matrix(grads, m)? * step.grad_scale)?;
+/// See [`crate::Backend::muon`]; updates one matrix. `factor` is that of the gradient.
+pub fn muon(
+    w: &Tensor,
+    momentum: &Tensor,
+    grads: &Tensor,
+    factor: f64,
+    m: &Matrix,
+    step: &Muon,
+) -> Result<()> {
+    let grad = (matrix(grads, m)? * factor)?;
     let (beta, rest) = (step.momentum, 1.0 - step.momentum);
     let velocity = ((matrix(momentum, m)? * beta)? + (&grad * rest)?)?;
     momentum.slice_set(&velocity.flatten_all()?, 0, m.range.start)?;

@@ -26,6 +26,61 @@ struct SumOfSquares {
 };
 EXPORT_ONE(SumOfSquares, sum_of_squares, 256)
 
+// The norm of a gradient, and the factor by which the updates multiply the gradient.
+struct GradScale {
+    double norm; // before clipping, without the loss scale
+    float factor; // NaN if the norm is not finite: then the updates change nothing
+    int unused;
+
+    __device__ bool is_finite() const { return !isnan(factor); }
+};
+
+// A part of a gradient, and its place in the norm.
+struct NormPart {
+    double weight; // the square of the part's multiplier
+    int first, end; // its partial sums
+};
+
+// Computes the norm and the factor, in the order and precision of the CPU: see `Clipping`. Run with one block.
+struct ScaleGradient {
+    GradScale* scale;
+    const double* sums; // partial sums of squares
+    const NormPart* parts; // (n_parts,)
+    double max_norm; // 0 disables clipping
+    double eps, loss_scale;
+    int n_parts, unused;
+
+    __device__ void operator()() const {
+        SHARED(double, squares); // (blockDim.x / WARP,): those of each warp's part
+        int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+        double total = 0.0;
+        for (int first = 0; first < n_parts; first += warps) {
+            int count = min(warps, n_parts - first);
+            if (warp < count) {
+                NormPart part = parts[first + warp];
+                double sum = 0.0;
+                for (int i = part.first; i < part.end; i += WARP) {
+                    double next = i + lane < part.end ? sums[i + lane] : 0.0;
+                    for (int from = 0; from < WARP; from++) sum += __shfl_sync(ALL_LANES, next, from);
+                }
+                if (lane == 0) squares[warp] = part.weight * sum;
+            }
+            __syncthreads();
+            if (threadIdx.x == 0) {
+                for (int i = 0; i < count; i++) total += squares[i];
+            }
+            __syncthreads();
+        }
+        if (threadIdx.x == 0) {
+            double norm = sqrt(total) / loss_scale;
+            double clip = max_norm > 0.0 ? fmin(max_norm / (norm + eps), 1.0) : 1.0;
+            scale->norm = norm;
+            scale->factor = isfinite(norm) ? (float)(clip / loss_scale) : NAN;
+        }
+    }
+};
+EXPORT_ONE(ScaleGradient, scale_gradient, 256)
+
 // sum += x; x = 0.
 struct Accumulate {
     float* sum;
@@ -48,13 +103,15 @@ template <class T> struct AdamW {
     float* m;
     float* v;
     const float* grad;
+    const GradScale* scale;
     long long len;
-    float beta1, beta2, step_size, inverse_root, eps, keep, grad_scale;
-    int unused;
+    float beta1, beta2, step_size, inverse_root, eps, keep;
 
     __device__ void operator()() const {
+        if (!scale->is_finite()) return;
+        float factor = scale->factor;
         EACH(i, len) {
-            float g = grad[i] * grad_scale;
+            float g = grad[i] * factor;
             float first = beta1 * m[i] + (1.0f - beta1) * g;
             float second = beta2 * v[i] + (1.0f - beta2) * g * g;
             float weight = w[i] * keep - step_size * first / (sqrtf(second) * inverse_root + eps);
@@ -72,18 +129,22 @@ struct MuonMomentum {
     float* update; // (matrices, len)
     float* momentum;
     const float* grad;
+    const GradScale* scale;
     const long long* starts; // offset of each matrix in the weights
     long long len;
-    float beta, grad_scale;
+    float beta;
+    int unused;
 
     __device__ void operator()() const {
+        bool is_finite = scale->is_finite();
+        float factor = scale->factor;
         float* update = this->update + blockIdx.y * len;
         float* momentum = this->momentum + starts[blockIdx.y];
         const float* grad = this->grad + starts[blockIdx.y];
         EACH(i, len) {
-            float g = grad[i] * grad_scale;
+            float g = grad[i] * factor;
             float velocity = beta * momentum[i] + (1.0f - beta) * g;
-            momentum[i] = velocity;
+            if (is_finite) momentum[i] = velocity;
             update[i] = (1.0f - beta) * g + beta * velocity;
         }
     }
@@ -114,11 +175,13 @@ template <class T> struct MuonStep {
     float* w;
     T* working; // null if there are no working copies
     const float* update;
+    const GradScale* scale;
     const long long* starts;
     long long len;
     float keep, rate;
 
     __device__ void operator()() const {
+        if (!scale->is_finite()) return;
         const float* update = this->update + blockIdx.y * len;
         float* w = this->w + starts[blockIdx.y];
         T* working = this->working ? this->working + starts[blockIdx.y] : nullptr;
