@@ -283,5 +283,10 @@ mod tests {
             let peak = report.peak_device_mb.unwrap();
             assert!(peak > weights && peak < 2.0 && report.compute.unwrap().gflops > 0.0, "{report:?}");
         }
+        // The losses of the only pass, and the norm.
+        let work = |steps| train(&Case { steps, ..case.clone() }).unwrap().device_work.unwrap();
+        let (one, three) = (work(1), work(3));
+        assert!(one.device_waits == 2.0 && one.device_operations > 50.0, "{one:?}");
+        assert_eq!((three.device_waits, three.device_operations), (2.0, one.device_operations));
     }
 }

@@ -1,7 +1,9 @@
 //! One training loop for every stage: pretraining, fine-tuning, adapters and preferences differ only by objective.
 //!
 //! Input are a store and a model; output are `model/`, `metrics.csv`, TensorBoard events and checkpoints.
-//! *Invariant:* a stage that is stopped and resumed at any step ends in the same weights as one that never stopped.
+//! A device that runs beside the process is given a step before the results of the one before are read. *Invariants:* a
+//! stage that is stopped and resumed at any step ends in the same weights as one that never stopped; nothing is saved or
+//! validated before the results of all steps are read and found to be finite.
 
 mod checkpoint;
 mod length;
@@ -17,7 +19,7 @@ pub mod trunk;
 
 pub use checkpoint::newest as newest_checkpoint;
 pub use length::{Length, describe};
-pub use objective::{Measured, Objective, next_tokens};
+pub use objective::{Measured, Objective, Pending, next_tokens};
 pub use schedule::learning_rate;
 pub use sums::Sums;
 
@@ -30,7 +32,7 @@ use crate::runs::manifest::Results;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Checkpoints, Keep, Saved};
-use model::trainer::{Groups, Multipliers, Rule};
+use model::trainer::{GradNorm, Groups, Multipliers, Rule};
 use model::{Backend, Cost, LaneConfig, Lora, OptimizerConfig, Trainer, Transformer, Work};
 use notices::{of_skipped, of_sources};
 use snapshot::Snapshot;
@@ -135,10 +137,24 @@ pub fn optimizer(training: &Training) -> OptimizerConfig {
     }
 }
 
+/// A step that was queued, and whose results have not been read.
+struct Queued<B: Backend> {
+    step: u64,
+    lr: f64,
+    /// Target tokens of all steps up to this one.
+    tokens: u64,
+    losses: Pending<B>,
+    norm: GradNorm<B>,
+    /// Whether its gradient overflowed half precision, so that it changed nothing.
+    is_skipped: bool,
+}
+
 struct Loop<'a, B: Backend> {
     request: &'a TrainRequest<'a>,
     training: &'a Training,
     trainer: Trainer<B>,
+    /// The newest step, until its results are read.
+    unread: Option<Queued<B>>,
     objective: Objective,
     metrics: Metrics,
     checkpoints: Checkpoints,
@@ -158,6 +174,8 @@ struct Loop<'a, B: Backend> {
     /// Seconds of earlier attempts.
     earlier_seconds: f64,
     began: Instant,
+    /// When the speed was last told, and the tokens up to then.
+    speed_from: (Instant, u64),
 }
 
 impl<'a, B: Backend> Loop<'a, B> {
@@ -201,10 +219,12 @@ impl<'a, B: Backend> Loop<'a, B> {
         write_atomic(&request.out.join(LENGTH), length.steps.to_string().as_bytes())?;
         let metrics =
             Metrics::open(&request.out.join(crate::track::METRICS), resumed, &extras(request, &trainer))?;
+        let (tokens, began) = (saved.map_or(0, |saved| saved.tokens), Instant::now());
         Ok(Self {
             request,
             training,
             trainer,
+            unread: None,
             objective,
             metrics,
             checkpoints,
@@ -212,13 +232,14 @@ impl<'a, B: Backend> Loop<'a, B> {
             branches,
             sources,
             cost,
-            tokens: saved.map_or(0, |saved| saved.tokens),
+            tokens,
             flops: saved.map_or(0.0, |saved| saved.flops),
             trend: saved.map_or_else(Trend::default, |saved| saved.trend),
             best_val: saved.and_then(|saved| saved.best_val),
             kept: request.trial.snapshots(request.stage),
             earlier_seconds: saved.map_or(0.0, |saved| saved.seconds),
-            began: Instant::now(),
+            began,
+            speed_from: (began, tokens),
         })
     }
 
@@ -233,37 +254,11 @@ impl<'a, B: Backend> Loop<'a, B> {
             self.save(Keep::ForGood)?;
         }
         self.write_branch_checkpoints()?;
-        let mut window = (Instant::now(), self.tokens);
         while self.trainer.steps() < self.length.steps {
-            let step = self.trainer.steps() + 1;
-            let lr = learning_rate(training, step, self.length.steps);
-            let rows = self.length.rows_of(step);
-            let pending = self.objective.accumulate(&mut self.trainer, rows as usize)?;
-            let skipped = self.trainer.skipped_steps();
-            let norm = self.trainer.step(lr)?.read()?;
-            let is_skipped = self.trainer.skipped_steps() > skipped;
-            let sums = pending.read()?;
             let before = self.tokens;
-            self.tokens += sums.tokens;
-            self.flops += self.cost.of(sums.positions, sums.squares);
-            if !sums.mean().is_finite() || !norm.is_finite() && !is_skipped {
-                return Err(anyhow!("the loss is {} and the gradient norm {norm}", sums.mean()))
-                    .context(self.divergence_message(step));
-            }
-            self.watch_trend(step, sums.mean())?;
+            self.take_step()?;
+            let step = self.trainer.steps();
             let last = step == self.length.steps;
-            if last {
-                self.check_finite(step)?;
-            }
-            if step.is_multiple_of(training.log_every.max(1)) || last || step == 1 {
-                let speed = (self.tokens - window.1) as f64 / window.0.elapsed().as_secs_f64().max(1e-9);
-                window = (Instant::now(), self.tokens);
-                self.request
-                    .progress
-                    .update(step, &format!("loss {:.4}, {} tokens/s", sums.mean(), number(speed as u64)));
-                self.record(Split::Train, sums.mean(), Some((lr, norm, speed)), sums.extras())?;
-                self.record_sources(&sums)?;
-            }
             self.take_snapshots(step)?;
             let every = training.val_every_tokens;
             if last || (every > 0 && before / every != self.tokens / every) {
@@ -282,41 +277,99 @@ impl<'a, B: Backend> Loop<'a, B> {
         self.finish().map(Some)
     }
 
+    /// Takes a step and reads its results; if they come from a device, the results of the step before instead.
+    fn take_step(&mut self) -> Result<()> {
+        let queued = self.queue_step();
+        // Before an error of this step, which may follow from the step before.
+        self.read_results()?;
+        self.unread = Some(queued?);
+        if !B::QUEUES {
+            self.read_results()?;
+        }
+        Ok(())
+    }
+
+    /// Runs the passes and the update of the next step, or queues them on a device.
+    fn queue_step(&mut self) -> Result<Queued<B>> {
+        let step = self.trainer.steps() + 1;
+        let lr = learning_rate(self.training, step, self.length.steps);
+        let rows = self.length.rows_of(step);
+        let losses = self.objective.accumulate(&mut self.trainer, rows as usize)?;
+        let skipped = self.trainer.skipped_steps();
+        let norm = self.trainer.step(lr)?;
+        let is_skipped = self.trainer.skipped_steps() > skipped;
+        self.tokens += losses.tokens();
+        self.flops += losses.flops(&self.cost);
+        Ok(Queued { step, lr, tokens: self.tokens, losses, norm, is_skipped })
+    }
+
+    /// Reads and records the results of the newest step, unless they have been read; returns an error if training diverged.
+    fn read_results(&mut self) -> Result<()> {
+        let Some(Queued { step, lr, tokens, losses, norm, is_skipped }) = self.unread.take() else {
+            return Ok(());
+        };
+        let (sums, norm) = (losses.read()?, norm.read()?);
+        if !sums.mean().is_finite() || !norm.is_finite() && !is_skipped {
+            return Err(anyhow!("the loss is {} and the gradient norm {norm}", sums.mean()))
+                .context(self.divergence_message(step));
+        }
+        self.watch_trend(step, sums.mean())?;
+        let last = step == self.length.steps;
+        if last {
+            self.check_finite(step)?;
+        }
+        if step.is_multiple_of(self.training.log_every.max(1)) || last || step == 1 {
+            let (since, before) = self.speed_from;
+            let speed = (tokens - before) as f64 / since.elapsed().as_secs_f64().max(1e-9);
+            self.speed_from = (Instant::now(), tokens);
+            self.request
+                .progress
+                .update(step, &format!("loss {:.4}, {} tokens/s", sums.mean(), number(speed as u64)));
+            let at = (step, tokens);
+            self.record(at, Split::Train, sums.mean(), Some((lr, norm, speed)), sums.extras())?;
+            self.record_sources(at, &sums)?;
+        }
+        Ok(())
+    }
+
     fn elapsed(&self) -> f64 {
         self.earlier_seconds + self.began.elapsed().as_secs_f64()
     }
 
+    /// Records what was measured after a step, with all target tokens up to it.
     fn record(
         &mut self,
+        (step, tokens): (u64, u64),
         split: Split,
         loss: f64,
-        step: Option<(f64, f64, f64)>,
+        training: Option<(f64, f64, f64)>,
         extras: Vec<(String, f64)>,
     ) -> Result<()> {
         self.metrics.row(&MetricsRow {
-            step: self.trainer.steps(),
-            tokens: self.tokens,
+            step,
+            tokens,
             split,
             loss,
-            lr: step.map(|s| s.0),
-            grad_norm: step.map(|s| s.1),
-            tokens_per_second: step.map(|s| s.2),
+            lr: training.map(|of| of.0),
+            grad_norm: training.map(|of| of.1),
+            tokens_per_second: training.map(|of| of.2),
             elapsed_seconds: self.elapsed(),
             extras,
         })
     }
 
     /// Records the training loss of a step on each named source with rows in it.
-    fn record_sources(&mut self, sums: &Sums) -> Result<()> {
+    fn record_sources(&mut self, at: (u64, u64), sums: &Sums) -> Result<()> {
         for (source, (loss, counted)) in sums.sources.iter().enumerate().filter(|(_, sums)| sums.1 > 0.0) {
             let name = self.sources[source].name.clone();
-            self.record(Split::TrainSource(name), loss / counted, None, vec![])?;
+            self.record(at, Split::TrainSource(name), loss / counted, None, vec![])?;
         }
         Ok(())
     }
 
     /// Records the validation loss, and bits per byte if the loss covers whole texts; saves the best checkpoint if configured.
     fn validate(&mut self) -> Result<()> {
+        self.read_results()?;
         let validation = self.objective.validate(&self.trainer);
         let validation = validation.with_context(|| self.divergence_message(self.trainer.steps()))?;
         let Some(validation) = validation else { return Ok(()) };
@@ -325,7 +378,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         for (split, measured) in std::iter::once((Split::Val, validation.all)).chain(sets) {
             let mut extras = measured.sums.extras();
             extras.extend(measured.bpb().map(|bpb| ("bpb".to_string(), bpb)));
-            self.record(split, measured.sums.mean(), None, extras)?;
+            self.record((self.trainer.steps(), self.tokens), split, measured.sums.mean(), None, extras)?;
         }
         if self.best_val.is_none_or(|best| loss < best) {
             self.best_val = Some(loss);
@@ -334,6 +387,12 @@ impl<'a, B: Backend> Loop<'a, B> {
             }
         }
         Ok(())
+    }
+
+    /// Returns an error if training has diverged, up to the newest step; for what is saved.
+    fn ensure_sound(&mut self) -> Result<()> {
+        self.read_results()?;
+        self.check_finite(self.trainer.steps())
     }
 
     /// Returns an error if the weights are not finite: an update can overflow although loss and gradient are finite.
@@ -383,7 +442,7 @@ impl<'a, B: Backend> Loop<'a, B> {
 
     /// The state of training; first syncs all metrics up to this step to the disk.
     fn about(&mut self) -> Result<Checkpoint> {
-        self.check_finite(self.trainer.steps())?;
+        self.ensure_sound()?;
         self.metrics.flush()?;
         Ok(Checkpoint {
             step: self.trainer.steps(),
@@ -397,9 +456,11 @@ impl<'a, B: Backend> Loop<'a, B> {
     }
 
     /// Writes the weights for exams that examine the model after this step.
-    fn take_snapshots(&self, step: u64) -> Result<()> {
-        for &share in self.kept.iter().filter(|&&share| snapshot::step_of(share, self.length.steps) == step) {
-            self.check_finite(step)?;
+    fn take_snapshots(&mut self, step: u64) -> Result<()> {
+        let is_due = |share: &f64| snapshot::step_of(*share, self.length.steps) == step;
+        let due: Vec<f64> = self.kept.iter().copied().filter(is_due).collect();
+        for share in due {
+            self.ensure_sound()?;
             let dir = snapshot::folder(self.request.out, share);
             save_model(&self.trainer.transformer, &dir, self.request.tokenizer)?;
             let about = Snapshot { step, tokens: self.tokens };

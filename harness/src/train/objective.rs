@@ -11,7 +11,7 @@ use crate::records::{Notice, SourceUse};
 use anyhow::{Context, Result};
 use model::preference::{DpoConfig, PairOutcome, answer_log_prob, dpo_loss, pair_loss};
 use model::transformer::head::{Loss, LossValue};
-use model::{Backend, Sequence, Trainer, Transformer};
+use model::{Backend, Cost, Sequence, Trainer, Transformer};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -340,7 +340,7 @@ fn answer_log_probs<B: Backend>(
 
 /// Sums over the passes of an optimizer step; on a GPU, losses may still be on their way to the host.
 ///
-/// They are read after the step, so that the GPU is not left idle while the next pass is prepared.
+/// They are read once the next step is queued, so that the GPU is not left idle while it is prepared.
 pub struct Pending<B: Backend>(Vec<PassSums<B>>);
 
 struct PassSums<B: Backend> {
@@ -357,6 +357,17 @@ struct TokenLoss<B: Backend> {
 }
 
 impl<B: Backend> Pending<B> {
+    /// Number of target tokens.
+    pub fn tokens(&self) -> u64 {
+        self.0.iter().map(|pass| pass.sums.tokens).sum()
+    }
+
+    /// Floating-point operations of the step.
+    pub fn flops(&self, cost: &Cost) -> f64 {
+        let sum = |of: fn(&Sums) -> u64| self.0.iter().map(|pass| of(&pass.sums)).sum();
+        cost.of(sum(|sums| sums.positions), sum(|sums| sums.squares))
+    }
+
     /// Waits for the losses.
     ///
     /// # Errors

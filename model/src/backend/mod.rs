@@ -172,6 +172,8 @@ pub trait Backend: Memory {
     /// Number of positions up to which a lane groups items into one pass: large enough for tall matrix products, small
     /// enough to bound memory.
     const GROUP_POSITIONS: usize;
+    /// Whether operations are queued on a device, which computes them while the process goes on.
+    const QUEUES: bool = false;
 
     /// Returns the GPU's description and measured peak throughput; `None` for the CPU, whose peak [`cpu::matrix_peak`] measures.
     fn about(&self) -> Result<Option<About>> {

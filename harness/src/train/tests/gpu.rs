@@ -1,4 +1,5 @@
-//! Training on the emulated GPU: half compared with single precision, steps whose gradient overflows, and resuming.
+//! Training on the emulated GPU: compared with the CPU and with half precision, steps whose gradient overflows, resuming,
+//! and steps that are queued before the results of the step before are read.
 
 use super::*;
 use crate::data::TrainRow;
@@ -135,5 +136,79 @@ fn a_step_waits_for_routes_and_for_the_norm_if_its_loss_is_scaled() {
         norm.read().unwrap();
         assert_eq!(since(), of_passes + 2);
         assert!(backend.activity().unwrap().operations - before.operations > 50);
+    }
+}
+
+#[test]
+fn steps_queued_ahead_are_recorded_saved_and_resumed_as_on_the_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 30, 10..=20);
+    let training = Training {
+        steps: Some(20),
+        batch_size: 4,
+        lr: 5e-3,
+        packing: Packing::Single,
+        log_every: 3,
+        val_every_tokens: 300,
+        checkpoint_every: 8,
+        keep_best: true,
+        ..Training::default()
+    };
+    let mut on_gpu = on_gpu(Precision::F32, training);
+    on_gpu.exam.at = vec![0.25, 1.0];
+    (on_gpu.sft.training.enabled, on_gpu.dpo.training.enabled) = (false, false);
+    let on_cpu = TrialConfig { device: Device::Cpu, ..on_gpu.clone() };
+    let [gpu, cpu] = [("gpu", &on_gpu), ("cpu", &on_cpu)].map(|(name, trial)| {
+        let results = train(dir.path(), name, trial, u64::MAX).unwrap();
+        assert!(dir.path().join(name).join("snapshots/0.25/model.safetensors").exists());
+        (results, metrics(&dir.path().join(name)))
+    });
+    let places = |rows: &[(u64, String, f64, Option<f64>)]| -> Vec<(u64, String)> {
+        rows.iter().map(|row| (row.0, row.1.clone())).collect()
+    };
+    assert_eq!(places(&gpu.1), places(&cpu.1));
+    for (a, b) in gpu.1.iter().zip(&cpu.1) {
+        assert!((a.2 / b.2 - 1.0).abs() < 1e-5 && a.3.is_some() == b.3.is_some(), "{a:?} {b:?}");
+    }
+    assert_eq!((gpu.0.tokens, gpu.0.flops), (cpu.0.tokens, cpu.0.flops));
+    // A request to stop that comes with the results of a step ends the training after the next one, which is queued; with
+    // those of step 6, after which the model is validated, nothing is.
+    assert!(places(&gpu.1).contains(&(6, "val".into())));
+    let newest = || newest_checkpoint(&dir.path().join("stopped")).unwrap();
+    for (stop_at, stopped) in [(1, 2), (6, 6), (7, 10)] {
+        assert_eq!(train(dir.path(), "stopped", &on_gpu, stop_at), None);
+        assert!(newest().ends_with(format!("step-{stopped:010}.ckpt")), "{:?}", newest());
+    }
+    assert_eq!(train(dir.path(), "stopped", &on_gpu, u64::MAX).unwrap(), gpu.0);
+    let weights = |run: &str| fs::read(dir.path().join(run).join("model/model.safetensors")).unwrap();
+    assert!(weights("stopped") == weights("gpu"));
+    assert_eq!(metrics(&dir.path().join("stopped")), gpu.1);
+}
+
+#[test]
+fn a_training_that_diverges_names_the_step_and_saves_nothing_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 30, 10..=20);
+    // The first update makes the weights so large that the second gradient is not finite.
+    let training = Training {
+        steps: Some(9),
+        batch_size: 4,
+        lr: 1e22,
+        packing: Packing::Single,
+        log_every: 1,
+        ..Training::default()
+    };
+    let on_gpu = on_gpu(Precision::F32, training);
+    let on_cpu = TrialConfig { device: Device::Cpu, ..on_gpu.clone() };
+    let [gpu, cpu] = [("gpu", on_gpu), ("cpu", on_cpu)].map(|(name, trial)| {
+        let error = try_train(dir.path(), name, &trial, u64::MAX).unwrap_err();
+        let run = dir.path().join(name);
+        assert!(!run.join("model").exists() && !run.join("checkpoints").exists());
+        (format!("{error:#}"), metrics(&run).into_iter().map(|row| row.0).collect::<Vec<_>>())
+    });
+    let told = "step 2: training diverged; lower pretrain.lr (now 1e22) or raise pretrain.warmup_steps: the loss is 5.55";
+    for (error, steps) in [gpu, cpu] {
+        assert!(error.starts_with(told) && error.ends_with("and the gradient norm NaN"), "{error}");
+        assert_eq!(steps, [1]);
     }
 }

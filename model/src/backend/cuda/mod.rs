@@ -162,6 +162,7 @@ impl Sealed for Cuda {}
 impl Backend for Cuda {
     const LANES: bool = false;
     const GROUP_POSITIONS: usize = 16_384;
+    const QUEUES: bool = true;
 
     fn about(&self) -> Result<Option<About>> {
         Ok(Some(About {
