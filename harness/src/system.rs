@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use std::fs;
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Runs `work` in a pool of this many threads; 0 uses all cores.
@@ -12,6 +13,13 @@ pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + Se
     let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
     let pool = builder.build().with_context(|| format!("{threads} threads cannot be started"))?;
     pool.install(work)
+}
+
+/// Returns the number of cores that this process may use; the system is asked once.
+pub fn cores() -> usize {
+    static CORES: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    *CORES
 }
 
 /// Returns the private memory of a process in bytes, without mapped files; `None` if the system does not report it.

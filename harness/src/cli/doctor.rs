@@ -2,7 +2,7 @@
 
 use super::say;
 use crate::execute::gpus::{Gpus, VISIBLE};
-use crate::system::{available_memory, proc_bytes};
+use crate::system::{available_memory, cores, proc_bytes};
 use crate::track::{counted, size};
 use anyhow::Result;
 use clap::Args;
@@ -102,7 +102,7 @@ impl Machine {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             cpu: name.map_or(std::env::consts::ARCH, |(_, name)| name).trim().into(),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: cores(),
             vectors: gemm::Path::current().name(),
             memory: proc_bytes(&text_of("/proc/meminfo"), "MemTotal:"),
             memory_available: available_memory(),

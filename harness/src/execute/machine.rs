@@ -4,7 +4,7 @@ use super::gpus::{Gpus, Place, Wait};
 use crate::config::TrialConfig;
 use crate::plan::StageNode;
 use crate::sweep::{gpu_memory_mb, memory_mb};
-use crate::system::available_memory;
+use crate::system::{available_memory, cores};
 use model::Device;
 use std::collections::BTreeMap;
 
@@ -44,9 +44,8 @@ impl Machine {
 
     /// This machine with the memory that is free now.
     pub fn this(gpus: Gpus, jobs: Option<usize>, trials: usize) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let free = available_memory().map_or(f64::INFINITY, |bytes| bytes as f64 / (1 << 20) as f64);
-        Self::new(cores, free, gpus, jobs, trials)
+        Self::new(cores(), free, gpus, jobs, trials)
     }
 
     /// Whether no further stage run can start, whatever it needs.

@@ -4,6 +4,7 @@ use crate::config::{ExamPoint, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::runs::claim::ClaimOwner;
 use crate::runs::manifest::{Input, Results};
+use crate::system::cores;
 use crate::track::Progress;
 use crate::train::trunk::Branch;
 use anyhow::{Context, Result};
@@ -67,7 +68,7 @@ impl StageRequest {
         let mut config: TrialConfig = toml::from_str(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
         config.threads = match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            0 => cores(),
             threads => threads,
         };
         if self.gpu.is_some() {

@@ -3,6 +3,7 @@
 use super::http::{App, router};
 use super::models::Served;
 use super::{Options, browse, metrics};
+use crate::system::cores;
 use anyhow::{Context as _, Result, ensure};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
@@ -70,9 +71,8 @@ impl Server {
             );
         }
         // Prompts are tokenized in threads of their own, no more than can compute at the same time.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().max_blocking_threads(cores).build()?;
+        let runtime = builder.enable_all().max_blocking_threads(cores()).build()?;
         let (host, port) = (options.host.clone(), options.port);
         let bound = runtime.block_on(TcpListener::bind((host.as_str(), port)));
         let listener = bound

@@ -2,6 +2,7 @@
 
 use super::{Part, Trial};
 use crate::config::{RowKind, TrainStage, Training, TrialConfig, plain};
+use crate::system::cores;
 use crate::track::table;
 use model::backend::cpu::cross_entropy::BLOCK;
 use model::cost::roofline::{GPU_POSITIONS, bytes, gpu_idle};
@@ -149,8 +150,7 @@ pub fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> 
 /// head's logits.
 pub fn memory_mb(config: &TrialConfig) -> f64 {
     let model = &config.model;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if config.threads == 0 { cores } else { config.threads };
+    let threads = if config.threads == 0 { cores() } else { config.threads };
     let stage = |(stage, training): (TrainStage, &Training)| {
         let rows_of_lane = training.rows_of_step().div_ceil(training.lanes.max(1));
         let row = training.seq_len.saturating_mul(stage.sequences_per_row());
