@@ -2,7 +2,7 @@
 
 use super::sheet::{Sheet, read_sheets};
 use super::shots::{Shots, shots};
-use crate::config::TrialConfig;
+use crate::config::{CapacityConfig, ExamConfig, HopsConfig, RecallConfig, Source, TrialConfig, WorldConfig};
 use crate::data::probes::probe;
 use crate::data::world::World;
 use anyhow::{Context, Result};
@@ -17,7 +17,17 @@ pub struct Questions {
     pub shots: Shots,
 }
 
+/// What the questions of an exam are made or read from: trials in which it is equal are asked the same.
+pub type Asked<'a> =
+    (&'a ExamConfig, Source, &'a WorldConfig, &'a HopsConfig, &'a RecallConfig, &'a CapacityConfig);
+
 impl Questions {
+    /// Returns what the questions of a trial's exam are made or read from.
+    pub fn asked(config: &TrialConfig) -> Asked<'_> {
+        let TrialConfig { exam, data, world, hops, recall, capacity, .. } = config;
+        (exam, data.source, world, hops, recall, capacity)
+    }
+
     /// Returns the questions of a trial's exam.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::data::Tokenizer;
 use crate::exam::{Prompter, Questions};
 use anyhow::{Context, Result};
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -16,16 +16,36 @@ impl StageGraph {
     /// # Errors
     /// If a sheet cannot be parsed, a subject has too few solved questions, or a tokenizer cannot represent a question or an answer.
     pub fn check(&self) -> Result<()> {
-        let mut seen = BTreeSet::new();
-        for node in self.nodes.iter().filter(|node| node.stage == Stage::Exam && node.state.is_left()) {
-            let config = &node.config;
-            let sources = (config.data.source, &config.world, &config.hops, &config.recall, &config.capacity);
-            if seen.insert(serde_json::to_string(&(&config.exam, sources, &config.tokenizer))?) {
+        let first = self.first_of_exams();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if first[index] == Some(index) {
                 let trial = &self.trials[node.trials[0]].trial.sweep;
                 check(node).with_context(|| format!("sweep {trial}, trial {}", node.trials[0] + 1))?;
             }
         }
         Ok(())
+    }
+
+    /// For each remaining exam of the plan the first one that asks the same questions, with the same tokenizer given;
+    /// `None` for other stage runs.
+    pub(super) fn first_of_exams(&self) -> Vec<Option<usize>> {
+        let read = |index: usize| {
+            let config = &self.nodes[index].config;
+            (Questions::asked(config), &config.tokenizer)
+        };
+        let is_exam = |index: &usize| {
+            let node = &self.nodes[*index];
+            node.stage == Stage::Exam && node.state.is_left()
+        };
+        let mut first = vec![None; self.nodes.len()];
+        let exams: Vec<usize> = (0..self.nodes.len()).filter(is_exam).collect();
+        let mut known = HashMap::new();
+        // Most are like the one before.
+        for alike in exams.chunk_by(|&a, &b| read(a) == read(b)) {
+            let of_all = *known.entry(format!("{:?}", read(alike[0]))).or_insert(alike[0]);
+            alike.iter().for_each(|&index| first[index] = Some(of_all));
+        }
+        first
     }
 }
 

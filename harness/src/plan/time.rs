@@ -16,6 +16,7 @@ use model::cost::roofline::{Gpu, Processor, Seconds, Step};
 use model::cost::step::Trained;
 use model::trainer::Rule;
 use model::{Device, Precision, Recompute};
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -200,19 +201,17 @@ fn times_by(
     by: &Estimator,
     mut prompts: impl FnMut(&TrialConfig) -> Option<Prompts>,
 ) -> Vec<Option<StageTime>> {
-    let mut known: HashMap<String, Option<Prompts>> = HashMap::new();
-    let of = |(node, extent): (&StageNode, &Option<Extent>)| match node.stage {
+    let first = graph.first_of_exams();
+    let firsts: BTreeSet<usize> = first.iter().copied().flatten().collect();
+    let known: HashMap<usize, Option<Prompts>> =
+        firsts.into_iter().map(|index| (index, prompts(&graph.nodes[index].config))).collect();
+    let of = |(index, node): (usize, &StageNode)| match node.stage {
         _ if !node.state.is_left() => None,
-        Stage::Train(stage) => training(stage, node, *extent, by),
-        Stage::Exam => {
-            let TrialConfig { exam: keys, world, hops, recall, capacity, data, .. } = &*node.config;
-            let read = serde_json::to_string(&(keys, world, hops, recall, capacity, data.source)).ok()?;
-            let prompts = *known.entry(read).or_insert_with(|| prompts(&node.config));
-            exam(&node.config, prompts?, by)
-        }
+        Stage::Train(stage) => training(stage, node, extents[index], by),
+        Stage::Exam => exam(&node.config, known[&first[index]?]?, by),
         Stage::Tokenizer | Stage::Data => None,
     };
-    graph.nodes.iter().zip(extents).map(of).collect()
+    graph.nodes.par_iter().enumerate().map(of).collect()
 }
 
 /// The work of one optimizer step of a stage.
