@@ -27,8 +27,8 @@ pub(super) type Point = Vec<Setting>;
 /// Every trial of a sweep, tuning candidates before those of the study; or all errors in any of them.
 pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
     let one = |error| ConfigErrors { errors: vec![error] };
-    let points = points(sweep).map_err(one)?;
     let base = base(sweep).map_err(one)?;
+    let points = points(sweep, &base).map_err(one)?;
     let (mut errors, trials) = all(&points, |point| trial(sweep, &base, point));
     if may_be_the_same(&points, &trials) {
         errors.errors.extend(same_settings(sweep, &points, &trials));
@@ -212,7 +212,8 @@ pub fn readings(sweep: &Sweep) -> Vec<Reading> {
     let on_axes = sweep.axes.iter().flat_map(|axis| axis.keys.iter().map(|(key, _)| key));
     let drawn = sweep.sample.iter().flat_map(|sample| sample.keys.iter().map(|key| &key.key));
     let varies = on_axes.chain(drawn).any(|key| is_about_files(key));
-    let points = if varies { points(sweep).unwrap_or_default() } else { vec![vec![]] };
+    let all = || points(sweep, &base(sweep)?);
+    let points = if varies { all().unwrap_or_default() } else { vec![vec![]] };
     let mut seen = HashSet::new();
     let mut found = vec![];
     for point in points {
@@ -229,10 +230,10 @@ pub fn readings(sweep: &Sweep) -> Vec<Reading> {
 }
 
 /// The point of each trial, in order: the first axis changes slowest.
-fn points(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
+fn points(sweep: &Sweep, base: &TrialConfig) -> Result<Vec<Point>, ConfigError> {
     let points = match &sweep.sample {
         None => combinations(sweep)?,
-        Some(sample) => draws(sweep, sample)?,
+        Some(sample) => draws(sweep, sample, base)?,
     };
     if points.is_empty() {
         return Err(ConfigError::new(&sweep.file, "exclude", "leaves no trial, expected at least one"));
@@ -258,11 +259,10 @@ fn combinations(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
     Ok(points.into_par_iter().filter(|point| !is_excluded(sweep, point)).collect())
 }
 
-fn draws(sweep: &Sweep, sample: &super::Sample) -> Result<Vec<Point>, ConfigError> {
+fn draws(sweep: &Sweep, sample: &super::Sample, base: &TrialConfig) -> Result<Vec<Point>, ConfigError> {
     let dimensions = sweep.axes.len() + sample.keys.len();
     let mut random = Points::new(sample.method, sample.seed, dimensions);
-    let base = base(sweep)?;
-    let setting = |point: &Point| match config(&base, point) {
+    let setting = |point: &Point| match config(base, point) {
         Ok(config) if config.validate().is_empty() => Some(setting_key(&config)),
         // Errors are reported later; or the configuration is complete only after solving.
         _ => None,
