@@ -2,6 +2,7 @@
 
 use super::TrialConfig;
 use super::keys::keys;
+use foldhash::fast::FixedState;
 use model::section::Table;
 use serde::de::Error;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use std::sync::OnceLock;
 
 /// Returns the index of a key in the list of [`keys`].
 pub fn index_of(key: &str) -> Option<usize> {
-    static INDEX: OnceLock<HashMap<&str, usize>> = OnceLock::new();
+    static INDEX: OnceLock<HashMap<&str, usize, FixedState>> = OnceLock::new();
     let index = INDEX.get_or_init(|| keys().map(|key| key.path.as_str()).zip(0..).collect());
     index.get(key).copied()
 }
