@@ -22,47 +22,52 @@ pub struct Canonical<'a>(pub &'a Value);
 
 impl Display for Canonical<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0 {
-            Value::Object(keys) => {
-                let mut sorted: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), value)).collect();
-                sorted.sort_unstable_by_key(|(key, _)| *key);
-                write_object(sorted, f)
-            }
-            Value::Array(items) => {
-                f.write_str("[")?;
-                for (i, item) in items.iter().enumerate() {
-                    f.write_str(if i > 0 { "," } else { "" })?;
-                    Canonical(item).fmt(f)?;
-                }
-                f.write_str("]")
-            }
-            // Formatted here, so that names do not depend on a library's number format.
-            Value::Number(number) if number.is_f64() => {
-                fmt::LowerExp::fmt(&number.as_f64().unwrap_or_default(), f)
-            }
-            scalar => scalar.fmt(f),
-        }
+        let mut text = String::new();
+        write_value(self.0, &mut text);
+        f.write_str(&text)
     }
 }
 
-/// Displays an object whose entries are sorted by key, as [`Canonical`] does.
-///
-/// # Errors
-/// If the text cannot be written.
-pub fn write_object<'a>(
-    entries: impl IntoIterator<Item = (&'a str, &'a Value)>,
-    f: &mut fmt::Formatter,
-) -> fmt::Result {
-    f.write_str("{")?;
-    for (i, (key, value)) in entries.into_iter().enumerate() {
-        f.write_str(if i > 0 { "," } else { "" })?;
-        match key.as_bytes().iter().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
-            true => write!(f, "{}:", Value::from(key))?,
-            false => write!(f, "\"{key}\":")?,
+fn write_value(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(keys) => {
+            let mut sorted: Vec<_> = keys.iter().collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
+            text.push('{');
+            for (i, (key, value)) in sorted.into_iter().enumerate() {
+                text.push_str(if i > 0 { "," } else { "" });
+                write_entry(key, value, text);
+            }
+            text.push('}');
         }
-        Canonical(value).fmt(f)?;
+        Value::Array(items) => {
+            text.push('[');
+            for (i, item) in items.iter().enumerate() {
+                text.push_str(if i > 0 { "," } else { "" });
+                write_value(item, text);
+            }
+            text.push(']');
+        }
+        // Formatted here, so that names do not depend on a library's number format.
+        Value::Number(number) if number.is_f64() => {
+            *text += &format!("{:e}", number.as_f64().unwrap_or_default());
+        }
+        scalar => *text += &scalar.to_string(),
     }
-    f.write_str("}")
+}
+
+/// Appends an entry of an object, as [`Canonical`] displays it.
+pub fn write_entry(key: &str, value: &Value, text: &mut String) {
+    match key.as_bytes().iter().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
+        true => *text += &Value::from(key).to_string(),
+        false => {
+            text.push('"');
+            text.push_str(key);
+            text.push('"');
+        }
+    }
+    text.push(':');
+    write_value(value, text);
 }
 
 #[cfg(test)]

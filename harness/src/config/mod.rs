@@ -26,7 +26,7 @@ mod world;
 
 pub use crate::records::Norm;
 pub use at::ExamPoint;
-pub use canonical::{Canonical, setting_key, write_object};
+pub use canonical::{Canonical, setting_key, write_entry};
 pub use choices::{
     Answer, AnswerLoss, BadRow, ExamFormat, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
 };

@@ -5,7 +5,7 @@
 
 use crate::config::{
     Answer, Canonical, ExamConfig, ExamFormat, ExamPoint, FILTERS, NamedFiles, RowKind, RowStyle, Source,
-    Stage, TrainStage, TrialConfig, WORLD, effective, index_of, recipe, sections, source_key, write_object,
+    Stage, TrainStage, TrialConfig, WORLD, effective, index_of, recipe, sections, source_key, write_entry,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -65,26 +66,63 @@ impl Facts {
     pub fn name(&self) -> Uuid {
         Uuid::new_v5(&NAMESPACE, self.to_string().as_bytes())
     }
+
+    /// The name, and the one without the seed: that of the same facts without `seed`, and with a tokenizer and a model named
+    /// without theirs.
+    pub fn names(&self, tokenizer: Option<Uuid>, model: Option<Uuid>) -> [Uuid; 2] {
+        let name = |text: String| Uuid::new_v5(&NAMESPACE, text.as_bytes());
+        let parts = self.parts();
+        let uuid = name(self.joined(&parts, self.tokenizer, self.model));
+        let [_, seed, _] = &parts;
+        if seed.is_empty() && (tokenizer, model) == (self.tokenizer, self.model) {
+            return [uuid; 2];
+        }
+        let [before, _, after] = parts;
+        [uuid, name(self.joined(&[before, String::new(), after], tokenizer, model))]
+    }
+
+    /// The canonical JSON of the files and of the keys, without the end of the object, in three parts: the second is the seed.
+    /// A comma follows each key.
+    fn parts(&self) -> [String; 3] {
+        let mut parts = [String::from("{\"facts\":{"), String::new(), String::new()];
+        if !self.files.is_empty() {
+            parts[0] += &format!("\"files\":{},", Canonical(&json!(self.files)));
+        }
+        parts[0] += "\"keys\":{";
+        for (key, value) in &self.keys {
+            let part = match key.as_ref().cmp("seed") {
+                Ordering::Less => &mut parts[0],
+                Ordering::Equal => &mut parts[1],
+                Ordering::Greater => &mut parts[2],
+            };
+            write_entry(key, value, part);
+            part.push(',');
+        }
+        parts
+    }
+
+    /// The canonical JSON of `{ "format": FORMAT, "facts": FACTS }` with this tokenizer and this model.
+    fn joined(&self, parts: &[String; 3], tokenizer: Option<Uuid>, model: Option<Uuid>) -> String {
+        let mut text = parts.concat();
+        if text.ends_with(',') {
+            text.pop();
+        }
+        text.push('}');
+        if let Some(model) = model {
+            text += &format!(",\"model\":\"{model}\"");
+        }
+        text += &format!(",\"stage\":\"{}\"", self.stage);
+        if let Some(tokenizer) = tokenizer {
+            text += &format!(",\"tokenizer\":\"{tokenizer}\"");
+        }
+        text + &format!("}},\"format\":{FORMAT}}}")
+    }
 }
 
 /// The canonical JSON of `{ "format": FORMAT, "facts": FACTS }`, from which the name is made.
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { stage, keys, tokenizer, model, files } = self;
-        f.write_str("{\"facts\":{")?;
-        if !files.is_empty() {
-            write!(f, "\"files\":{},", Canonical(&json!(files)))?;
-        }
-        f.write_str("\"keys\":")?;
-        write_object(keys.iter().map(|(key, value)| (&**key, value)), f)?;
-        if let Some(model) = model {
-            write!(f, ",\"model\":\"{model}\"")?;
-        }
-        write!(f, ",\"stage\":\"{stage}\"")?;
-        if let Some(tokenizer) = tokenizer {
-            write!(f, ",\"tokenizer\":\"{tokenizer}\"")?;
-        }
-        write!(f, "}},\"format\":{FORMAT}}}")
+        f.write_str(&self.joined(&self.parts(), self.tokenizer, self.model))
     }
 }
 

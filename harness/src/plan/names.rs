@@ -41,12 +41,8 @@ pub fn stage_runs(
         let named = |index: Option<usize>, name: fn(&Named) -> Uuid| Some(name(&runs[index?]));
         let of_run = |index| named(index, |run| run.uuid);
         let of_setting = |index| named(index, |run| run.setting);
-        let mut facts = reading.facts(stage, &at, of_run(tokenizer), of_run(model), &files);
-        let uuid = facts.name();
-        let settings = (of_setting(tokenizer), of_setting(model));
-        let is_seeded = facts.keys.remove("seed").is_some() || (facts.tokenizer, facts.model) != settings;
-        (facts.tokenizer, facts.model) = settings;
-        let setting = if is_seeded { facts.name() } else { uuid };
+        let facts = reading.facts(stage, &at, of_run(tokenizer), of_run(model), &files);
+        let [uuid, setting] = facts.names(of_setting(tokenizer), of_setting(model));
         runs.push(Named { stage, uuid, setting, files, model, at });
         Ok(runs.len() - 1)
     };
