@@ -432,6 +432,15 @@ mod tests {
         (facts.tokenizer, facts.model) = (Some(Uuid::nil()), Some(NAMESPACE));
         facts.files.insert("data.sft".into(), vec![content]);
         assert_eq!(facts.to_string(), canonical(&facts));
+        let other = Some(Uuid::max());
+        let mut seedless = Facts { tokenizer: other, model: None, ..facts.clone() };
+        for keys in [&["seed", "world.people"][..], &["seed"], &[]] {
+            facts.keys = keys.iter().map(|&key| (key.into(), json!(7))).collect();
+            seedless.keys = facts.keys.clone();
+            seedless.keys.remove("seed");
+            assert_eq!(facts.to_string(), canonical(&facts));
+            assert_eq!(facts.names(other, None), [facts.name(), seedless.name()]);
+        }
     }
 
     #[test]
