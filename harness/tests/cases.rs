@@ -52,13 +52,13 @@ fn control_tokens_in_words_are_text() {
     // conversation only the 4 ids of the answer do, although the text of the user contains the marker.
     for (name, tokens) in [("ans_marker", 23), ("user_marker", 4)] {
         let Some((_root, dir)) = case("09_control_tokens") else { return };
-        let told = "sft: 1 of 1 texts hold special tokens, encoded as characters";
+        let notice = "sft: 1 of 1 texts hold special tokens, encoded as characters";
         let file = format!("{name}.toml");
-        mindscale(&dir).args(["run", &file]).assert().code(0).stderr(contains(told));
+        mindscale(&dir).args(["run", &file]).assert().code(0).stderr(contains(notice));
         let sft = results(&dir, "sft");
         assert_eq!((sft["steps"].as_u64(), sft["tokens"].as_u64()), (Some(1), Some(tokens)), "{name}");
         let report = fs::read_to_string(dir.join(format!("results/{name}/report.html"))).unwrap();
-        assert!(report.contains(told));
+        assert!(report.contains(notice));
     }
 }
 

@@ -171,13 +171,13 @@ fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
 #[test]
 fn a_switch_without_effect_is_told_by_the_plan() {
     let dir = tempfile::tempdir().unwrap();
-    let told = "note: exam.rotate = true has no effect, as only exam.answer = \"letter\" rotates options";
+    let notice = "note: exam.rotate = true has no effect, as only exam.answer = \"letter\" rotates options";
     for (axes, is_told) in [("[\"cloze\"]", true), ("[\"letter\", \"cloze\"]", false)] {
         let text = format!("{TINY}[base.exam]\nrotate = true\n[axes]\n\"exam.answer\" = {axes}\n");
         std::fs::write(dir.path().join("s.toml"), text).unwrap();
         let plan = mindscale(dir.path()).args(["plan", "s.toml"]).assert().code(0);
         let notes = String::from_utf8_lossy(&plan.get_output().stderr).into_owned();
-        assert_eq!(notes.contains(told), is_told, "{notes}");
+        assert_eq!(notes.contains(notice), is_told, "{notes}");
     }
 }
 
@@ -358,14 +358,14 @@ fn a_stage_costs_what_was_solved_for_and_the_plan_tells_it_beforehand() {
 #[test]
 fn the_doctor_tells_of_the_machine_and_finds_it_well() {
     let dir = tempfile::tempdir().unwrap();
-    let told = mindscale(dir.path()).arg("doctor").assert().code(0).get_output().stdout.clone();
-    let told = String::from_utf8(told).unwrap();
+    let output = mindscale(dir.path()).arg("doctor").assert().code(0).get_output().stdout.clone();
+    let output = String::from_utf8(output).unwrap();
     for part in
         ["cpu ", "memory ", "GFLOP/s", "disk ", "attention_backward", "gradient of the loss", "checks passed"]
     {
-        assert!(told.contains(part), "{part} in {told}");
+        assert!(output.contains(part), "{part} in {output}");
     }
-    assert!(!told.contains("FAILED"), "{told}");
+    assert!(!output.contains("FAILED"), "{output}");
     assert!(!dir.path().join("runs").exists(), "nothing is left behind");
     let json = mindscale(dir.path()).args(["doctor", "--json"]).assert().code(0).get_output().stdout.clone();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
@@ -393,14 +393,14 @@ fn contamination_tells_what_was_not_looked_through() {
         command.args(["--skip-bad-rows", "--ignore-unknown-keys", "--text", "a.jsonl", "./a.jsonl"]);
         command.args(more).assert().code(0)
     };
-    let told = [
+    let expected = [
         "--text: 1 of 2 names are duplicates",
         "--text: 1 of 3 rows left out: cannot be read (the first: a.jsonl:2: ",
         "--text: 1 of 3 rows have a key \"x\" that is not used",
     ];
     let shown = look(&[]).get_output().clone();
     let as_json = look(&["--json"]).get_output().clone();
-    for notice in told {
+    for notice in expected {
         assert!(String::from_utf8_lossy(&shown.stdout).contains(notice), "{shown:?}");
         assert!(String::from_utf8_lossy(&as_json.stderr).contains(&format!("note: {notice}")), "{as_json:?}");
     }

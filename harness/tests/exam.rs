@@ -51,13 +51,13 @@ fn a_trained_model_is_examined_as_asked() {
     };
 
     // The long question of law has more than 256 tokens.
-    let (plain, told) = scores(&["--sheets", "s", "--out", "plain.csv"]);
+    let (plain, notice) = scores(&["--sheets", "s", "--out", "plain.csv"]);
     assert_eq!(plain.iter().map(lost).collect::<Vec<_>>(), [[0, 0], [1, 0], [1, 0]]);
-    assert_eq!(told, "exam, law: 1 of 2 prompts cut to their last 256 tokens\n");
-    let (_, told) = scores(&["--sheets", "s", "--shots", "1", "--dev", "dev", "--out", "shots.csv"]);
+    assert_eq!(notice, "exam, law: 1 of 2 prompts cut to their last 256 tokens\n");
+    let (_, notice) = scores(&["--sheets", "s", "--shots", "1", "--dev", "dev", "--out", "shots.csv"]);
     let fewer =
         "exam, law: 1 of 2 prompts with fewer shots, to fit 256 tokens: 0.5 shots per question, at least 0\n";
-    assert!(told.contains(fewer), "{told}");
+    assert!(notice.contains(fewer), "{notice}");
     exam(&["--sheets", "s", "--system", "", "--out", "silent.csv"]).assert().success();
     exam(&["--sheets", "s", "--rotate", "--out", "rotated.csv"]).assert().success();
     exam(&["--sheets", "s", "--answer", "cloze", "--out", "cloze.csv"]).assert().success();
@@ -120,9 +120,9 @@ fn a_trained_model_is_examined_as_asked() {
     let same = (0..3).filter(|&i| rows[i][7] == rows[6 + i][7]).count();
     assert!((pairs[1]["equal"].as_f64().unwrap() - same as f64 / 3.0).abs() < 1e-12, "{pairs:?}");
     assert_eq!((rows.len(), &rows[3][0], &rows[8][0]), (9, "copy", "base"));
-    let told =
+    let notice =
         exam(&several).assert().success().stdout(contains("p (Holm)")).stdout(contains("equal answers (%)"));
-    told.stdout(contains(format!("base: {base}")));
+    notice.stdout(contains(format!("base: {base}")));
     refused(&["copy", "copy", "--sheets", "s"], 1, "two models are called copy; name one as in other=");
     // Trials and stages are chosen from files; other models are taken as they are.
     refused(
@@ -306,8 +306,8 @@ fn prompts_that_are_cut_are_told_on_the_console_in_the_manifest_and_in_the_repor
     let dir = tempfile::tempdir().unwrap();
     let sheets = case.join("s").display().to_string();
     fs::write(dir.path().join("t.toml"), format!("{TINY}[base.exam]\nsheets = {sheets:?}\n")).unwrap();
-    let told = "exam, law: 1 of 1 prompts cut to their last 512 tokens";
-    mindscale(dir.path()).args(["run", "t.toml"]).assert().success().stderr(contains(told));
+    let notice = "exam, law: 1 of 1 prompts cut to their last 512 tokens";
+    mindscale(dir.path()).args(["run", "t.toml"]).assert().success().stderr(contains(notice));
     let all = manifests(&dir.path().join("runs"));
     let notices =
         all.iter().find(|(name, _)| name.starts_with("exam-")).unwrap().1["results"]["notices"].clone();
@@ -316,7 +316,7 @@ fn prompts_that_are_cut_are_told_on_the_console_in_the_manifest_and_in_the_repor
         json!([{ "place": "exam, law", "reason": "prompts cut to their last 512 tokens", "count": 1, "of": 1 }])
     );
     let exam = only(&dir.path().join("runs"), "exam");
-    assert!(fs::read_to_string(exam.join("log.txt")).unwrap().contains(told));
+    assert!(fs::read_to_string(exam.join("log.txt")).unwrap().contains(notice));
     let report = fs::read_to_string(dir.path().join("results/tiny/report.html")).unwrap();
     assert!(report.contains("prompts cut to their last 512 tokens"));
 }

@@ -102,8 +102,8 @@ fn what_fails_leaves_nothing_behind() {
     // Candle's errors come without a backtrace.
     fs::write(dir.path().join("a.gguf"), b"no weights").unwrap();
     let damaged = mindscale(dir.path()).env("RUST_BACKTRACE", "1").args(["import", "a.gguf", "out"]).assert();
-    let told = String::from_utf8(damaged.code(1).get_output().stderr.clone()).unwrap();
-    assert!(told.contains("a.gguf: not a readable GGUF file: ") && told.lines().count() == 1, "{told}");
+    let stderr = String::from_utf8(damaged.code(1).get_output().stderr.clone()).unwrap();
+    assert!(stderr.contains("a.gguf: not a readable GGUF file: ") && stderr.lines().count() == 1, "{stderr}");
     let texts = (0..60).map(|i| format!("{i} {}", i * i));
     Tokenizer::train(texts, 330).unwrap().save(&dir.path().join("other")).unwrap();
     let from = reference();

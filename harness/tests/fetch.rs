@@ -118,9 +118,9 @@ fn what_is_fetched_is_examined_written_with_and_imported() {
         )
         .stderr("");
     run(&["ceval"]).success().stdout(contains("next: mindscale exam MODEL --sheets ceval"));
-    let told = run(&["hf:tiny/one", "--json"]).success().get_output().stdout.clone();
-    let told: Value = serde_json::from_slice(&told).unwrap();
-    assert_eq!((&told["folder"], &told["fetched"]["kind"]), (&json!("one"), &json!("model")));
+    let output = run(&["hf:tiny/one", "--json"]).success().get_output().stdout.clone();
+    let output: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!((&output["folder"], &output["fetched"]["kind"]), (&json!("one"), &json!("model")));
     let plain = |words: &[&str]| mindscale(dir.path()).args(words).assert();
     plain(&["generate", "one", "--prompt", "他", "--max-tokens", "2"]).success();
     plain(&["exam", "one", "--sheets", "ceval"]).success().stdout(contains("total"));

@@ -192,27 +192,27 @@ fn changed(body: &str, changes: &[Change]) -> Vec<u8> {
 
 /// Checks that an error has the format of OpenAI's API and is not a server error, that a stream ends, and that any
 /// other answer is JSON.
-fn check(told: &str, (status, head, body): (u16, String, Vec<u8>)) -> Result<(), TestCaseError> {
+fn check(exchange: &str, (status, head, body): (u16, String, Vec<u8>)) -> Result<(), TestCaseError> {
     let text = String::from_utf8_lossy(&body).into_owned();
-    let told = format!("{told}\n{head}{text}");
+    let exchange = format!("{exchange}\n{head}{text}");
     if head.to_lowercase().contains("text/event-stream") {
-        prop_assert_eq!(status, 200, "{}", told);
-        prop_assert!(text.trim_end().ends_with("data: [DONE]"), "{}", told);
+        prop_assert_eq!(status, 200, "{}", exchange);
+        prop_assert!(text.trim_end().ends_with("data: [DONE]"), "{}", exchange);
         return Ok(());
     }
-    let json: Value = serde_json::from_slice(&body).map_err(|_| TestCaseError::fail(told.clone()))?;
+    let json: Value = serde_json::from_slice(&body).map_err(|_| TestCaseError::fail(exchange.clone()))?;
     if status == 200 {
-        prop_assert!(json["choices"].is_array() || !json["id"].is_null(), "{}", told);
+        prop_assert!(json["choices"].is_array() || !json["id"].is_null(), "{}", exchange);
         return Ok(());
     }
-    prop_assert!((400..500).contains(&status), "{}", told);
-    let error = json["error"].as_object().ok_or_else(|| TestCaseError::fail(told.clone()))?;
+    prop_assert!((400..500).contains(&status), "{}", exchange);
+    let error = json["error"].as_object().ok_or_else(|| TestCaseError::fail(exchange.clone()))?;
     let is_text = |name: &str| error[name].is_string();
     let may_be_text = |name: &str| error.get(name).is_some_and(|value| value.is_null() || value.is_string());
     prop_assert!(
         is_text("message") && is_text("type") && may_be_text("param") && may_be_text("code"),
         "{}",
-        told
+        exchange
     );
     Ok(())
 }
@@ -241,8 +241,8 @@ fn any_body_is_answered() {
     let strategy = (prop::sample::select(&POSTS), prop::collection::vec(change(), 0..4));
     try_all(strategy, |((path, body), changes)| {
         let bytes = changed(body, &changes);
-        let told = format!("{path} {}", String::from_utf8_lossy(&bytes));
-        check(&told, server.request("POST", path, "Content-Type: application/json\r\n", &bytes))
+        let exchange = format!("{path} {}", String::from_utf8_lossy(&bytes));
+        check(&exchange, server.request("POST", path, "Content-Type: application/json\r\n", &bytes))
     });
     is_well(&server);
 }

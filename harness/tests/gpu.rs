@@ -119,9 +119,9 @@ fn a_served_model_answers_as_on_the_processor() {
         let mut server = Command::new(assert_cmd::cargo::cargo_bin("mindscale"));
         server.current_dir(dir.path()).args(["serve", "a", "--port", "0", "--device", device]);
         let mut server = server.stdout(Stdio::piped()).spawn().unwrap();
-        let mut told = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut told).unwrap();
-        let address = told.trim().rsplit('/').next().unwrap().to_owned();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit('/').next().unwrap().to_owned();
         let mut stream = TcpStream::connect(&address).unwrap();
         let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -156,8 +156,8 @@ fn what_the_processor_cannot_is_refused() {
         &["compare", "a"],
     ];
     for verb in verbs {
-        let told = "error: precision = \"bf16\": device = \"cpu\" supports only \"f32\"; set precision = \"f32\" or device = \"cuda\"\n";
-        mindscale(dir.path()).args(verb).args(["--precision", "bf16"]).assert().code(1).stderr(told);
+        let message = "error: precision = \"bf16\": device = \"cpu\" supports only \"f32\"; set precision = \"f32\" or device = \"cuda\"\n";
+        mindscale(dir.path()).args(verb).args(["--precision", "bf16"]).assert().code(1).stderr(message);
     }
 }
 

@@ -65,12 +65,12 @@ fn a_vocabulary_that_the_text_cannot_fill_is_told() {
     let Some((_root, dir)) = case("12_tokenizer_limits") else {
         return;
     };
-    let told = "tokenizer: 240 of 500 entries of the vocabulary stay unused";
+    let notice = "tokenizer: 240 of 500 entries of the vocabulary stay unused";
     mindscale(&dir)
         .args(["run", "v200.toml", "--set", "model.vocab_size=500"])
         .assert()
         .code(0)
-        .stderr(contains(told));
+        .stderr(contains(notice));
     let tokenizer = only(&dir.join("runs"), "tokenizer");
     let manifest = fs::read_to_string(tokenizer.join("manifest.json")).unwrap();
     assert!(manifest.contains("\"count\": 240"), "{manifest}");
@@ -86,8 +86,9 @@ fn what_a_run_leaves_out_is_told_and_recorded() {
     let Some((_root, dir)) = case("26_counts") else {
         return;
     };
-    let told = "pretrain: 90 of 100 rows left out: cannot be read (the first: pre.jsonl:11: has no \"text\"";
-    mindscale(&dir).args(["run", "skip.toml"]).assert().code(0).stderr(contains(told));
+    let notice =
+        "pretrain: 90 of 100 rows left out: cannot be read (the first: pre.jsonl:11: has no \"text\"";
+    mindscale(&dir).args(["run", "skip.toml"]).assert().code(0).stderr(contains(notice));
     let manifest = fs::read_to_string(only(&dir.join("runs"), "data").join("manifest.json")).unwrap();
     assert!(manifest.contains("\"count\": 90"), "{manifest}");
     let report = fs::read_to_string(dir.join("results/t/report.html")).unwrap();

@@ -82,12 +82,12 @@ fn a_damaged_record_is_named_and_one_that_nothing_needs_goes() {
     fs::write(&one, "not gzip").unwrap();
     fs::remove_dir_all(dir.path().join("runs")).unwrap();
     let refused = mindscale(dir.path()).args(["report", "sweep.toml"]).assert().failure();
-    let told = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     assert!(
-        told.contains(&format!(
+        stderr.contains(&format!(
             "{}: is damaged; remove or restore it",
             one.file_name().unwrap().to_string_lossy()
         )),
-        "{told}"
+        "{stderr}"
     );
 }

@@ -30,16 +30,15 @@ fn a_report_takes_the_layers_of_the_last_run() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     fs::write(dir.join("tiny.toml"), two_seeds()).unwrap();
-    let told = |told: &str| contains(format!("note: using the layers of the last run: {told}\n"));
+    let notice = |notice: &str| contains(format!("note: using the layers of the last run: {notice}\n"));
     let set = format!("--set {LR}");
     command(dir, &["run", "tiny.toml", "--set", LR, "--runs", "elsewhere"]).assert().code(0);
     let before = table(dir, "results/tiny");
     assert_eq!(before.matches(",done,").count(), 2);
     for verb in ["report", "status"] {
-        command(dir, &[verb, "tiny.toml"])
-            .assert()
-            .code(0)
-            .stderr(told(&set).and(contains("note: using the stage runs of the last run: --runs elsewhere")));
+        command(dir, &[verb, "tiny.toml"]).assert().code(0).stderr(
+            notice(&set).and(contains("note: using the stage runs of the last run: --runs elsewhere")),
+        );
         assert_eq!(table(dir, "results/tiny"), before);
     }
     let json = command(dir, &["status", "tiny.toml", "--json"]).output().unwrap().stdout;
@@ -73,7 +72,7 @@ fn a_report_takes_the_layers_of_the_last_run() {
     assert_eq!(table(dir, "apart/tiny").matches(",pending,").count(), 2);
     command(dir, &other).arg("--force").assert().code(0);
     assert_eq!(table(dir, "results/tiny").matches(",pending,").count(), 2);
-    command(dir, &["report", "tiny.toml"]).assert().code(0).stderr(told(&set));
+    command(dir, &["report", "tiny.toml"]).assert().code(0).stderr(notice(&set));
     assert_eq!(table(dir, "results/tiny"), before);
 
     // A run that finishes fewer trials leaves the report unchanged; the environment is a layer as well.
@@ -88,7 +87,7 @@ fn a_report_takes_the_layers_of_the_last_run() {
     assert_eq!(table(dir, "results/tiny"), before);
     command(dir, &["status", "tiny.toml"])
         .assert()
-        .stderr(told("MINDSCALE_PRETRAIN__STEPS=600000"))
+        .stderr(notice("MINDSCALE_PRETRAIN__STEPS=600000"))
         .stdout(contains("0 done"));
     command(dir, &["report", "tiny.toml", "--set", LR]).assert().code(0);
     command(dir, &["gc", "tiny.toml", "--runs", "elsewhere"]).assert().stdout(contains("nothing to remove"));

@@ -45,8 +45,8 @@ fn a_chat_is_answered_whole_and_as_a_stream() {
     let text: String =
         pieces.iter().map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().unwrap_or("")).collect();
     assert_eq!(text, content(&whole));
-    let told = |chunk: &Value| chunk["choices"][0]["logprobs"]["content"].as_array().map_or(0, Vec::len);
-    assert_eq!(pieces.iter().map(told).sum::<usize>(), count);
+    let log_probs = |chunk: &Value| chunk["choices"][0]["logprobs"]["content"].as_array().map_or(0, Vec::len);
+    assert_eq!(pieces.iter().map(log_probs).sum::<usize>(), count);
 }
 
 #[test]

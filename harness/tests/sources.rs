@@ -219,8 +219,8 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
         let column = csv.headers().unwrap().iter().position(|h| h == name).unwrap();
         csv.records().map(|row| row.unwrap()[column].to_string()).collect()
     };
-    let told = column("questions.csv", "contaminated");
-    assert_eq!(told[..6], ["true", "true", "false", "false", "false", "false"]);
+    let contaminated = column("questions.csv", "contaminated");
+    assert_eq!(contaminated[..6], ["true", "true", "false", "false", "false", "false"]);
     for trial in 0..2 {
         let of = |name: &str| column("trials.csv", name)[trial].clone();
         assert_eq!((of("exam_contaminated"), of("exam_questions_clean")), ("2".into(), "4".into()));
@@ -254,12 +254,12 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
         |file: &str| column(file, "at").into_iter().zip(column(file, "averaged")).collect::<Vec<_>>();
     let (of_trials, of_answers) = (takens("trials.csv"), takens("questions.csv"));
     let (right, answer) = (column("questions.csv", "prediction"), column("questions.csv", "answer"));
-    let told = column("questions.csv", "contaminated");
+    let contaminated = column("questions.csv", "contaminated");
     assert_eq!((trials.len(), answers.len()), (8, 48));
     for row in 0..8 {
         let of = |name: &str| column("trials.csv", name)[row].clone();
         let clean = (0..48).filter(|&i| answers[i] == trials[row] && of_answers[i] == of_trials[row]);
-        let clean: Vec<usize> = clean.filter(|&i| told[i] == "false").collect();
+        let clean: Vec<usize> = clean.filter(|&i| contaminated[i] == "false").collect();
         let correct = clean.iter().filter(|&&i| right[i] == answer[i]).count();
         assert_eq!((of("exam_contaminated"), clean.len()), ("2".into(), 4), "{:?}", of_trials[row]);
         assert_eq!(of("exam_correct_clean"), correct.to_string(), "{:?}", of_trials[row]);

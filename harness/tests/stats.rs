@@ -208,13 +208,13 @@ fn a_letter_counts_in_either_case_and_that_is_told() {
         (Some(0.0), Some(12))
     );
     assert_eq!(found["b"]["rows_in_other_case"].as_u64(), Some(0));
-    let told = ", 12 rows with the right letter in the other case counted as right";
+    let message = ", 12 rows with the right letter in the other case counted as right";
     let said = mindscale(dir.path()).args(["stats", "compare", "lower.csv", "upper.csv"]).assert().code(0);
-    said.stdout(contains(format!("lower.csv: mean 1, seeds: 1{told}")));
+    said.stdout(contains(format!("lower.csv: mean 1, seeds: 1{message}")));
     let [lower, upper] = ["lower.csv", "upper.csv"].map(|file| json(&dir, &["guess", file]));
     assert_eq!((&lower["accuracy"], &lower["p"]), (&upper["accuracy"], &upper["p"]));
     let said = mindscale(dir.path()).args(["stats", "guess", "lower.csv"]).assert().code(0);
-    said.stdout(contains(format!("questions: 12{told}: 100.00 % right")));
+    said.stdout(contains(format!("questions: 12{message}: 100.00 % right")));
 }
 
 #[test]
@@ -242,11 +242,11 @@ fn a_guess_without_a_letter_is_wrong_and_one_beyond_the_options_refused() {
     said.stdout(contains(
         "questions: 3, 1 row without a score left out, 1 row without a prediction counted as wrong: 33.33 % right",
     ));
-    for (file, told) in [
+    for (file, message) in [
         ("beyond.csv", "beyond.csv:2: answer: expected an option that has a probability, A, B, found \"C\""),
         ("none.csv", "none.csv: no row has a prediction"),
     ] {
-        mindscale(dir.path()).args(["stats", "guess", file]).assert().code(1).stderr(contains(told));
+        mindscale(dir.path()).args(["stats", "guess", file]).assert().code(1).stderr(contains(message));
     }
 }
 
@@ -263,7 +263,7 @@ fn numbers_that_cannot_be_used_are_told_with_their_line() {
     ]);
     let line = ["fit", "line", "line.csv", "--x", "x", "--y", "y"];
     let fit = |file: &'static str| ["fit", "line", file, "--x", "x", "--y", "y"];
-    for (args, told) in [
+    for (args, message) in [
         (
             &["fit", "chinchilla", "law.csv", "--n", "N", "--d", "D", "--loss", "loss"][..],
             "law.csv:3: loss: expected a number above 0, found \"-1\"",
@@ -279,14 +279,14 @@ fn numbers_that_cannot_be_used_are_told_with_their_line() {
             "semicolons.csv:1: the columns are separated by semicolons, expected commas",
         ),
     ] {
-        mindscale(dir.path()).arg("stats").args(args).assert().code(1).stderr(contains(told));
+        mindscale(dir.path()).arg("stats").args(args).assert().code(1).stderr(contains(message));
     }
     let found = json(&dir, &[&line[..], &["--kind", "linear"]].concat());
     // scipy.stats.linregress([0, 2, 3], [2, 3, 4]): slope 9 / 14.
     assert!((found["b"]["value"].as_f64().unwrap() - 9.0 / 14.0).abs() < 1e-12, "{found}");
     let found = json(&dir, &["one-sample", "huge.csv", "--value", "x"]);
-    let told = "a value is 1e300, expected at most 1e150 in size, as variances are made of squares";
-    assert_eq!(found["findings"][0]["refused"], told, "{found}");
+    let message = "a value is 1e300, expected at most 1e150 in size, as variances are made of squares";
+    assert_eq!(found["findings"][0]["refused"], message, "{found}");
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn designs_tell_what_they_detect() {
         .code(1)
         .stderr(contains("expected --seeds with --sd"));
     // Options that do not go together are refused instead of ignored.
-    for (args, told) in [
+    for (args, message) in [
         (
             &["--seeds", "5", "--sd", "0.01", "--disagreement", "0.4", "--questions", "100"][..],
             "cannot be used with",
@@ -449,7 +449,12 @@ fn designs_tell_what_they_detect() {
             "the power is 0.01, expected a number above the significance level",
         ),
     ] {
-        mindscale(dir.path()).args(["stats", "power"]).args(args).assert().failure().stderr(contains(told));
+        mindscale(dir.path())
+            .args(["stats", "power"])
+            .args(args)
+            .assert()
+            .failure()
+            .stderr(contains(message));
     }
     let side = |seeds: std::ops::Range<u64>| -> String {
         let rows =

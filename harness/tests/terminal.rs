@@ -29,15 +29,15 @@ fn a_chat_in_the_terminal_follows_its_commands() {
         "/set temperature 0\n/set temprature 1\n/set top-p 7\n/nowhere\n你\\\n好\n\"\"\"one\ntwo\"\"\"\n/save {0}\n/reset\n/system 系统\n/save {0}.md\n/quit\nnever read\n",
         saved.display()
     );
-    let (code, answers, told) = mindscale(&["chat", path, "--max-tokens", "8"], &input);
-    assert_eq!(code, 0, "{told}");
+    let (code, answers, messages) = mindscale(&["chat", path, "--max-tokens", "8"], &input);
+    assert_eq!(code, 0, "{messages}");
     for problem in [
         "did you mean temperature?",
         "top_p is 7, expected",
         "there is no command /nowhere",
         "4 turns written to",
     ] {
-        assert!(told.contains(problem), "{problem}: {told}");
+        assert!(messages.contains(problem), "{problem}: {messages}");
     }
     let talk: Value = serde_json::from_slice(&fs::read(&saved).unwrap()).unwrap();
     let said: Vec<&str> =
@@ -48,13 +48,14 @@ fn a_chat_in_the_terminal_follows_its_commands() {
     // A conversation that exceeds the context length loses its first turns, with a notice.
     let long: String = (0..12).map(|i| format!("{i} {}\n", "天空".repeat(10))).collect();
     let long = format!("{long}/save {}\n", saved.display());
-    let (code, answers, told) = mindscale(&["chat", path, "--max-tokens", "8", "--system", "系统"], &long);
+    let (code, answers, messages) =
+        mindscale(&["chat", path, "--max-tokens", "8", "--system", "系统"], &long);
     assert!(
         code == 0
             && answers.lines().count() >= 12
-            && told.contains("turns are forgotten: the context of the model is 256 tokens")
-            && told.contains("25 turns written to"),
-        "{told}"
+            && messages.contains("turns are forgotten: the context of the model is 256 tokens")
+            && messages.contains("25 turns written to"),
+        "{messages}"
     );
     let talk: Value = serde_json::from_slice(&fs::read(&saved).unwrap()).unwrap();
     assert!(
@@ -71,9 +72,9 @@ fn answers_differ_after_turns_are_forgotten() {
     // Two such questions exceed the context length, so that each answer depends on its question and its random stream.
     let question = "7".repeat(180);
     let usual = ["--max-tokens", "8", "--temperature", "1.5", "--top-k", "0"];
-    let (code, answers, told) =
+    let (code, answers, messages) =
         mindscale(&[&["chat", path], &usual[..]].concat(), &format!("{question}\n").repeat(3));
-    assert!(code == 0 && told.matches("2 turns are forgotten").count() == 2, "{told}");
+    assert!(code == 0 && messages.matches("2 turns are forgotten").count() == 2, "{messages}");
     let words = ["generate", path, "--chat", "--prompt", &question, "-n", "3"];
     let (_, texts, _) = mindscale(&[&words, &usual[..]].concat(), "");
     let texts = (1..4).fold(texts, |texts, n| texts.replace(&format!("--- prompt 1, text {n}\n"), ""));
@@ -184,8 +185,8 @@ fn prompts_come_from_files_and_from_the_standard_input() {
     fs::write(&file, "{\"prompt\": \"天空\"}\n{\"prompt\": \"ab\"}\n").unwrap();
     let usual = ["generate", path, "--json"];
     let rows = |more: &[&str], input: &str| -> Vec<Value> {
-        let (code, text, told) = mindscale(&[&usual, more, &["--max-tokens", "9"]].concat(), input);
-        assert_eq!(code, 0, "{told}");
+        let (code, text, messages) = mindscale(&[&usual, more, &["--max-tokens", "9"]].concat(), input);
+        assert_eq!(code, 0, "{messages}");
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let many = rows(&["--prompts", file.to_str().unwrap(), "-n", "3", "--log-probs", "2"], "");
@@ -226,8 +227,8 @@ fn prompts_come_from_files_and_from_the_standard_input() {
         (&["--prompt", "a", "--prompts", "b"], "cannot be used with"),
         (&[], "--prompt <TEXT>|--prompts <FILE>"),
     ] {
-        let (code, _, told) = mindscale(&[&usual, options].concat(), "");
-        assert!(code == 2 && told.contains(problem), "{options:?}: {told}");
+        let (code, _, messages) = mindscale(&[&usual, options].concat(), "");
+        assert!(code == 2 && messages.contains(problem), "{options:?}: {messages}");
     }
 }
 
@@ -241,8 +242,11 @@ fn answers_are_put_side_by_side() {
     fs::write(&prompts, "天空是\na</s>b\n").unwrap();
     let named = format!("second={two}");
     let usual = ["compare", &one, &named, "--prompts", &prompts, "--max-tokens", "12"];
-    let (code, text, told) = mindscale(&usual, "");
-    assert!(code == 0 && text.starts_with("# Answers side by side\n") && told.is_empty(), "{text}{told}");
+    let (code, text, messages) = mindscale(&usual, "");
+    assert!(
+        code == 0 && text.starts_with("# Answers side by side\n") && messages.is_empty(),
+        "{text}{messages}"
+    );
     for part in
         ["| A | one |", "| B | second |", "max_tokens 12, temperature 0.7", "## 2. a\\</s>b", "**B** · "]
     {
@@ -250,8 +254,11 @@ fn answers_are_put_side_by_side() {
     }
     let files = ["new/a.md", "new/a.html", "new/a.csv", "new/a.json"].map(at);
     let out: Vec<&str> = files.iter().flat_map(|file| ["--out", file]).collect();
-    let (code, text_again, told) = mindscale(&[&usual, &out[..]].concat(), "");
-    assert!(code == 0 && text_again.is_empty() && told.matches("answers written to ").count() == 4, "{told}");
+    let (code, text_again, messages) = mindscale(&[&usual, &out[..]].concat(), "");
+    assert!(
+        code == 0 && text_again.is_empty() && messages.matches("answers written to ").count() == 4,
+        "{messages}"
+    );
     let read = |file: &str| fs::read_to_string(file).unwrap();
     assert_eq!(read(&files[0]), text, "one seed, one text");
     let (_, json, _) = mindscale(&[&usual, &["--json"][..]].concat(), "");
@@ -265,13 +272,13 @@ fn answers_are_put_side_by_side() {
         "prompt_number,prompt,model,stage,form,answer,finish_reason,tokens,score"
     );
     // MiniMind's questions, greedily, without a chat template.
-    let (code, text, told) = mindscale(
+    let (code, text, messages) = mindscale(
         &["compare", &one, "--temperature", "0", "--form", "continuation", "--max-tokens", "2"],
         "",
     );
     assert!(
         code == 0 && text.contains("## 1. 你叫什么名字") && text.contains("| continuation |"),
-        "{text}{told}"
+        "{text}{messages}"
     );
 }
 
@@ -306,8 +313,11 @@ fn comparisons_that_cannot_be_made_say_why() {
             "a/v1: is not a URL, expected the base URL of a server",
         ),
     ] {
-        let (code, text, told) = mindscale(&[&["compare"], words].concat(), "");
-        assert!(code == expected && told.contains(problem) && text.is_empty(), "{words:?}: {code} {told}");
+        let (code, text, messages) = mindscale(&[&["compare"], words].concat(), "");
+        assert!(
+            code == expected && messages.contains(problem) && text.is_empty(),
+            "{words:?}: {code} {messages}"
+        );
     }
 }
 
@@ -334,22 +344,22 @@ fn a_model_of_ours_may_judge_and_its_babble_is_no_verdict() {
         "--json",
     ];
     let judge = |model: &str| {
-        let (code, text, told) =
+        let (code, text, messages) =
             mindscale(&[&words[..], &["--judge", &url, "--judge-model", model]].concat(), "");
-        (code, serde_json::from_str::<Value>(&text).unwrap()["judge"].clone(), told)
+        (code, serde_json::from_str::<Value>(&text).unwrap()["judge"].clone(), messages)
     };
     // The prompt exceeds the context of the tiny model.
-    let (code, found, told) = judge("tiny");
+    let (code, found, messages) = judge("tiny");
     assert!(
-        code == 1 && told.contains("2 of 2 judgements have no verdict; 2 × status 400: the prompt has"),
-        "{told}"
+        code == 1 && messages.contains("2 of 2 judgements have no verdict; 2 × status 400: the prompt has"),
+        "{messages}"
     );
     assert_eq!(
         (&found["valid"], &found["failed"], &found["agreement"]),
         (&0.into(), &2.into(), &Value::Null)
     );
-    let (code, found, told) = judge("nowhere");
-    assert!(code == 1 && told.contains("status 404: there is no model \"nowhere\" here"), "{told}");
+    let (code, found, messages) = judge("nowhere");
+    assert!(code == 1 && messages.contains("status 404: there is no model \"nowhere\" here"), "{messages}");
     assert_eq!(found["planned"], 2);
 }
 
@@ -377,9 +387,9 @@ fn perplexity_counts_conversations_among_texts() {
         "32",
         "--json",
     ];
-    let (code, found, told) = mindscale(&words, "");
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains("note: --text: 1 of 2 names are duplicates"), "{told}");
+    let (code, found, messages) = mindscale(&words, "");
+    assert_eq!(code, 0, "{messages}");
+    assert!(messages.contains("note: --text: 1 of 2 names are duplicates"), "{messages}");
     let found: Value = serde_json::from_str(&found).unwrap();
     assert!(found.as_array().unwrap().len() == 2 && found[0]["tokens"].as_u64().unwrap() > 100, "{found}");
 }

@@ -109,8 +109,8 @@ fn the_study_takes_the_best_of_the_candidates_whose_best_went_on() {
         .args(["run", "hand.toml", "--set", &format!("pretrain.lr={chosen}")])
         .assert()
         .success();
-    let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
-    assert!(told.contains("hand: 0 stage runs done here"), "{told}");
+    let stdout = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    assert!(stdout.contains("hand: 0 stage runs done here"), "{stdout}");
     assert_eq!(before, manifests(&dir.path().join("runs")));
     // Without the stage runs, the report comes from the record.
     let page = fs::read(out.join("report.html")).unwrap();
@@ -158,9 +158,9 @@ fn where_no_value_trains_the_study_says_so() {
     fs::write(dir.path().join("sweep.toml"), SWEEP.replace("[1e-3, 4e-3, 1.6e-2, 1e20]", "[1e19, 1e20]"))
         .unwrap();
     let failed = mindscale(dir.path()).args(["run", "sweep.toml"]).assert().failure();
-    let told = String::from_utf8_lossy(&failed.get_output().stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&failed.get_output().stdout).into_owned();
     let why = "failed: pretrain.lr is not tuned for model.n_layers = 1: no value finished training: step 2: training diverged";
-    assert!(told.contains(why), "{told}");
+    assert!(stdout.contains(why), "{stdout}");
     let trials = rows(&dir.path().join("results/tuned/trials.csv"));
     assert!(
         trials.iter().all(|trial| trial["status"] == "failed" && trial["reason"].contains("is not tuned"))

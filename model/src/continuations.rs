@@ -429,13 +429,13 @@ mod tests {
             cases.iter().map(|(prompt, ids)| Continuation { prompt, ids }).collect();
         let laid_out = Continuations::new(&asked).unwrap();
         assert!(laid_out.roots.iter().any(|root| !root.is_whole::<Cpu>() && !root.children.is_empty()));
-        let told = Mutex::new(0);
+        let done_so_far = Mutex::new(0);
         let on_progress = |done| {
-            *told.lock().unwrap() += done;
+            *done_so_far.lock().unwrap() += done;
             true
         };
         let found = model.log_probs(&Continuations::new(&asked).unwrap(), &on_progress).unwrap().unwrap();
-        assert_eq!(*told.lock().unwrap(), asked.len());
+        assert_eq!(*done_so_far.lock().unwrap(), asked.len());
         for (found, asked) in found.iter().zip(&asked) {
             let want = alone(&model, asked);
             assert_eq!(found.len(), want.len());

@@ -246,11 +246,11 @@ fn shapes_that_a_gpu_has_too_little_shared_memory_for_are_refused() {
     let shape = ModelConfig { d_model: 8, n_layers, vocab_size, hidden_dim, ..ModelConfig::default() };
     let experts = |n_experts| ModelConfig { n_experts, ..shape.clone() };
     assert_eq!(problem(&experts(model::Device::MAX_CUDA_EXPERTS)), None);
-    let told = "training on CUDA: n_experts is 397, expected at most 396 on this GPU";
-    assert_eq!(problem(&experts(397)).as_deref(), Some(told));
+    let message = "training on CUDA: n_experts is 397, expected at most 396 on this GPU";
+    assert_eq!(problem(&experts(397)).as_deref(), Some(message));
     let wide = ModelConfig { d_model: 25_345, n_heads: 1, n_kv_heads: 1, head_dim: Some(2), ..shape };
-    let told = "training on CUDA: a norm is over 25345 numbers, expected at most 25344 on this GPU; use a smaller d_model";
-    assert_eq!(problem(&wide).as_deref(), Some(told));
+    let message = "training on CUDA: a norm is over 25345 numbers, expected at most 25344 on this GPU; use a smaller d_model";
+    assert_eq!(problem(&wide).as_deref(), Some(message));
 }
 
 #[test]

@@ -186,24 +186,24 @@ fn accesses_out_of_bounds_are_told() {
     };
     assert_eq!(write(32, 8, 0), Ok(()));
     assert_eq!(get::<f32>(&gpu, floats + 8 * 4, 32), (0..32).map(|i| i as f32).collect::<Vec<_>>());
-    let told = |problem: Result<(), String>, expected: &str| {
+    let fails = |problem: Result<(), String>, expected: &str| {
         let problem = problem.unwrap_err();
         assert!(problem.contains(expected), "{problem}");
     };
-    told(write(64, 8, 128), "test_write: block (0, 0, 0), thread ");
-    told(
+    fails(write(64, 8, 128), "test_write: block (0, 0, 0), thread ");
+    fails(
         write(32, 1, 128),
         "test_write: block (0, 0, 0), thread 31: reads or writes shared memory 128 bytes after",
     );
-    told(write(32, -1, 128), "test_write: block (0, 0, 0): writes byte -4 of 128 of its shared memory");
-    told(write(32, 0, 100), "test_write: block (0, 0, 0): writes byte 100 of 100 of its shared memory");
-    told(write(64, 1_000, 0), "bytes after the start of an allocation of 160");
-    told(write(32, -100_000, 0), "reads or writes memory that it may not");
+    fails(write(32, -1, 128), "test_write: block (0, 0, 0): writes byte -4 of 128 of its shared memory");
+    fails(write(32, 0, 100), "test_write: block (0, 0, 0): writes byte 100 of 100 of its shared memory");
+    fails(write(64, 1_000, 0), "bytes after the start of an allocation of 160");
+    fails(write(32, -100_000, 0), "reads or writes memory that it may not");
     // These come last because the slack after the allocation stays overwritten.
-    told(write(32, 9, 0), "test_write: writes byte 160 of an allocation of 160 bytes");
+    fails(write(32, 9, 0), "test_write: writes byte 160 of an allocation of 160 bytes");
     gpu.free(floats, 160);
     assert_eq!(write(32, 0, 128), Ok(()));
-    told(write(32, 0, 0), "test_write: block (0, 0, 0), thread "); // use after free
+    fails(write(32, 0, 0), "test_write: block (0, 0, 0), thread "); // use after free
     others.into_iter().enumerate().for_each(|(i, at)| gpu.free(at, i * 1000));
 }
 
@@ -227,8 +227,9 @@ fn what_is_undefined_is_told() {
     let gpu = Emulation::default();
     let floats = put(&gpu, &[0.0f32; 64]);
     let run = |what, number| {
-        let told = launch(&gpu, "test_undefined", grid(1, 32, 0), &Undefined { floats, what, number });
-        told.map_err(|e| strip_lines(&e).split_once(": ").unwrap().1.split_once(": ").unwrap().1.to_owned())
+        let launched = launch(&gpu, "test_undefined", grid(1, 32, 0), &Undefined { floats, what, number });
+        launched
+            .map_err(|e| strip_lines(&e).split_once(": ").unwrap().1.split_once(": ").unwrap().1.to_owned())
     };
     for (what, number) in [(0, 4), (1, 3), (2, 0), (3, 0)] {
         assert_eq!(run(what, number), Ok(()), "{what}");

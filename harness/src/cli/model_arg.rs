@@ -266,16 +266,16 @@ mod tests {
             });
             serde_json::from_value(record).unwrap()
         };
-        let told = |records: &[TrialRecord]| no_metric(Best::ExamAccuracy, records);
+        let message = |records: &[TrialRecord]| no_metric(Best::ExamAccuracy, records);
         assert_eq!(
-            told(&[record("done", Some(1.0)), record("failed", None)]),
+            message(&[record("done", Some(1.0)), record("failed", None)]),
             "no finished trial has exam_accuracy; there is val_loss, val_bpb"
         );
         assert_eq!(
-            told(&[record("done", None)]),
+            message(&[record("done", None)]),
             "no finished trial has exam_accuracy; there is none of the others either"
         );
-        assert_eq!(told(&[record("failed", Some(1.0))]), "no trial has finished; run the file first");
+        assert_eq!(message(&[record("failed", Some(1.0))]), "no trial has finished; run the file first");
     }
 
     #[test]

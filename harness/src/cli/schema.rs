@@ -76,36 +76,39 @@ mod tests {
             |key: &str, schema: &Value, value: &Value| fault(root, schema, value, &format!("{at}/{key}"));
         let (number, list, table) = (value.as_f64(), value.as_array(), value.as_object());
         let count = list.map(Vec::len).or(table.map(|table| table.len())).unwrap_or_default() as u64;
-        schema.as_object().unwrap().iter().find_map(|(keyword, told)| {
-            let bound = told.as_f64().unwrap_or_default();
+        schema.as_object().unwrap().iter().find_map(|(keyword, expected)| {
+            let bound = expected.as_f64().unwrap_or_default();
             let holds = match keyword.as_str() {
                 "$schema" | "$defs" | "title" | "description" | "default" => true,
                 "$ref" => {
-                    let name = told.as_str().unwrap().strip_prefix("#/$defs/").unwrap();
+                    let name = expected.as_str().unwrap().strip_prefix("#/$defs/").unwrap();
                     return fails(root["$defs"].get(name).expect(name));
                 }
                 "properties" => {
                     let keys = || table.into_iter().flatten();
-                    return keys().find_map(|(key, value)| inside(key, told.get(key)?, value));
+                    return keys().find_map(|(key, value)| inside(key, expected.get(key)?, value));
                 }
                 "patternProperties" => {
-                    let patterns = told.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>();
+                    let patterns =
+                        expected.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>();
                     assert_eq!(patterns, WEIGHTS.map(|(_, pattern)| pattern));
                     let mut weights = table.into_iter().flatten();
-                    return weights.find_map(|(key, value)| inside(key, &told[pattern(key)?], value));
+                    return weights.find_map(|(key, value)| inside(key, &expected[pattern(key)?], value));
                 }
                 "items" => {
                     return list
                         .into_iter()
                         .flatten()
                         .enumerate()
-                        .find_map(|(i, item)| inside(&i.to_string(), told, item));
+                        .find_map(|(i, item)| inside(&i.to_string(), expected, item));
                 }
-                "anyOf" => told.as_array().unwrap().iter().any(|one| fails(one).is_none()),
-                "oneOf" => told.as_array().unwrap().iter().filter(|one| fails(one).is_none()).count() == 1,
-                "const" => told == value,
-                "enum" => told.as_array().unwrap().contains(value),
-                "type" => match told.as_str().unwrap() {
+                "anyOf" => expected.as_array().unwrap().iter().any(|one| fails(one).is_none()),
+                "oneOf" => {
+                    expected.as_array().unwrap().iter().filter(|one| fails(one).is_none()).count() == 1
+                }
+                "const" => expected == value,
+                "enum" => expected.as_array().unwrap().contains(value),
+                "type" => match expected.as_str().unwrap() {
                     "object" => table.is_some(),
                     "array" => list.is_some(),
                     "string" => value.is_string(),
@@ -116,24 +119,24 @@ mod tests {
                 },
                 "propertyNames" => {
                     let mut names = table.into_iter().flatten().map(|(key, _)| key);
-                    return names.find_map(|key| inside(key, told, &json!(key)));
+                    return names.find_map(|key| inside(key, expected, &json!(key)));
                 }
-                "additionalProperties" if told.is_object() => {
-                    return table.into_iter().flatten().find_map(|(key, value)| inside(key, told, value));
+                "additionalProperties" if expected.is_object() => {
+                    return table.into_iter().flatten().find_map(|(key, value)| inside(key, expected, value));
                 }
                 "pattern" => {
                     let text = value.as_str().unwrap_or_default();
                     let is_column = || Column::find(text).is_ok() && text.contains('.');
-                    assert!(told == Device::PATTERN || told == NAMED);
-                    if told == NAMED { is_column() } else { text.parse::<Device>().is_ok() }
+                    assert!(expected == Device::PATTERN || expected == NAMED);
+                    if expected == NAMED { is_column() } else { text.parse::<Device>().is_ok() }
                 }
-                "required" => told
+                "required" => expected
                     .as_array()
                     .unwrap()
                     .iter()
                     .all(|key| table.unwrap().contains_key(key.as_str().unwrap())),
                 "additionalProperties" => {
-                    assert_eq!(told, false);
+                    assert_eq!(expected, false);
                     let is_known = |key: &str| {
                         let is_weight = schema.get("patternProperties").is_some() && pattern(key).is_some();
                         is_weight || schema["properties"].get(key).is_some()
@@ -151,7 +154,7 @@ mod tests {
                 }
                 other => panic!("the keyword {other}"),
             };
-            (!holds).then(|| format!("{at}: {value} is not of {keyword} {told}"))
+            (!holds).then(|| format!("{at}: {value} is not of {keyword} {expected}"))
         })
     }
 

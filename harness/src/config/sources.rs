@@ -157,8 +157,8 @@ mod tests {
                 .unwrap();
         config.data.sft = vec!["e".into()].into();
         config.data.mix = [("web".to_string(), 3.0), ("books".to_string(), 1.0)].into();
-        let told: TrialConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
-        assert_eq!(told, config);
+        let reread: TrialConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(reread, config);
         assert_eq!(config.data.pretrain.names().collect::<Vec<_>>(), ["books", "web"]);
         assert_eq!(config.data.pretrain.patterns(), ["c", "d", "b"]);
         assert_eq!((config.data.sft.names().count(), config.data.sft.patterns()), (0, vec!["e".into()]));

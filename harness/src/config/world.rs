@@ -114,8 +114,8 @@ mod tests {
             config.world.teachers = teachers;
             let expected = "expected 0, or 2 to 20, the number of seen people";
             let expected = problem.map(|is| format!("world.teachers: {is}, {expected}"));
-            let told = config.validate().into_iter().map(|p| format!("{}: {}", p.key, p.problem)).next();
-            assert_eq!(told, expected);
+            let problem = config.validate().into_iter().map(|p| format!("{}: {}", p.key, p.problem)).next();
+            assert_eq!(problem, expected);
         }
     }
 

@@ -249,8 +249,8 @@ mod tests {
         let matched = expand(&patterns, "data.sft").unwrap();
         assert_eq!(matched.files, [at("a.txt"), at("b.txt")]);
         assert_eq!(matched.duplicates.len(), 4);
-        let told = matched.notice("sft").unwrap().to_string();
-        assert!(told.starts_with("sft: 4 of 6 names are duplicates; each file is read once"), "{told}");
+        let notice = matched.notice("sft").unwrap().to_string();
+        assert!(notice.starts_with("sft: 4 of 6 names are duplicates; each file is read once"), "{notice}");
         assert_eq!(expand(&patterns[..0], "data.sft").unwrap().notice("sft"), None);
     }
 

@@ -348,37 +348,37 @@ mod tests {
         assert!(!prompt.has_fewer_shots && !prompt.is_cut);
         let (text, prompt) = ask(Answer::Cloze);
         assert_eq!(text, format!("开始回答问题{}{}{ASKED}", shot("海", "红色"), shot("草", "绿")));
-        let told = |all: &[Vec<u32>]| {
+        let decoded = |all: &[Vec<u32>]| {
             all.iter().map(|ids| tokenizer.decode(ids, false).unwrap()).collect::<Vec<_>>()
         };
-        assert_eq!(told(&prompt.rotations[0].answers), ["蓝", "红色", "绿", "黑"]);
+        assert_eq!(decoded(&prompt.rotations[0].answers), ["蓝", "红色", "绿", "黑"]);
         let (text, prompt) = ask(Answer::Continuation);
         let alone = |text: &str| text.replace("。选择 A: 蓝, B: 红色, C: 绿, D: 黑", "");
         let shots = [shot("海", "红色"), shot("草", "绿")].map(|shot| alone(&shot));
         assert_eq!(text, format!("开始回答问题{}{}", shots.concat(), alone(ASKED)));
         let unconditional = prompt.unconditional.unwrap();
         assert_eq!(tokenizer.decode(&unconditional.ids, false).unwrap(), "<s>user\n</s>\n<s>assistant\n");
-        assert_eq!(told(&unconditional.answers), ["蓝", "红色", "绿", "黑"]);
+        assert_eq!(decoded(&unconditional.answers), ["蓝", "红色", "绿", "黑"]);
     }
 
     #[test]
     fn the_format_of_lm_evaluation_harness_is_plain_text() {
         let Some(tokenizer) = minimind() else { return };
         let plain = |answer| Prompter { format: ExamFormat::LmEval, ..prompter(vec![], answer) };
-        let told = |ids: &Vec<u32>| tokenizer.decode(ids, false).unwrap();
+        let decoded = |ids: &Vec<u32>| tokenizer.decode(ids, false).unwrap();
         let intro = "以下是中国关于s的单项选择题，请选出其中的正确答案。\n\n";
         let (text, prompt) = ask(&plain(Answer::Letter), &tokenizer, &question(" 天空是</s> ", 'A'));
         assert_eq!(text, format!("{intro}天空是</s>\nA. 蓝\nB. 红色\nC. 绿\nD. 黑\n答案："));
-        let answers: Vec<String> = prompt.rotations[0].answers.iter().map(told).collect();
+        let answers: Vec<String> = prompt.rotations[0].answers.iter().map(decoded).collect();
         assert_eq!(answers, [" A", " B", " C", " D"]);
         // The control token that the question spells is characters.
         assert!(!prompt.rotations[0].ids.contains(&2));
         let (text, prompt) = ask(&plain(Answer::Continuation), &tokenizer, &question("天空是", 'A'));
         assert_eq!(text, format!("{intro}天空是\n答案："));
         let unconditional = prompt.unconditional.unwrap();
-        assert_eq!(told(&unconditional.ids), "答案：");
+        assert_eq!(decoded(&unconditional.ids), "答案：");
         assert_eq!(
-            unconditional.answers.iter().map(told).collect::<Vec<_>>(),
+            unconditional.answers.iter().map(decoded).collect::<Vec<_>>(),
             [" 蓝", " 红色", " 绿", " 黑"]
         );
         // A shot that does not fit is left out.

@@ -244,8 +244,8 @@ mod tests {
 
     #[test]
     fn free_memory_is_that_of_the_gpu_that_is_named() {
-        let told = "0, GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 80994\n1, GPU-77aa0000-0000, [N/A]\n\n";
-        let installed = listed(told);
+        let output = "0, GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 80994\n1, GPU-77aa0000-0000, [N/A]\n\n";
+        let installed = listed(output);
         let free = |name: &str| named(name.into(), &installed).free_mb;
         assert_eq!(installed[0].0, Gpu { name: "0".into(), free_mb: 80_994.0 });
         assert_eq!([free("0"), free("GPU-8932f937")], [80_994.0; 2]);
@@ -255,19 +255,19 @@ mod tests {
 
     #[test]
     fn several_gpus_are_named_by_what_does_not_depend_on_their_order() {
-        let told =
+        let output =
             "0, GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 80994\n1, GPU-77aa0000-0000, 500\n2, [N/A], 7\n";
-        let names = |told: &str| {
-            unambiguous(listed(told)).into_iter().map(|gpu| (gpu.name, gpu.free_mb)).collect::<Vec<_>>()
+        let names = |output: &str| {
+            unambiguous(listed(output)).into_iter().map(|gpu| (gpu.name, gpu.free_mb)).collect::<Vec<_>>()
         };
         let expected = [
             ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6".to_owned(), 80_994.0),
             ("GPU-77aa0000-0000".to_owned(), 500.0),
             ("2".to_owned(), 7.0),
         ];
-        assert_eq!(names(told), expected);
-        assert_eq!(names(told.lines().next().unwrap()), [("0".to_owned(), 80_994.0)]);
-        let mut gpus = Gpus::new(unambiguous(listed(told)), 0);
+        assert_eq!(names(output), expected);
+        assert_eq!(names(output.lines().next().unwrap()), [("0".to_owned(), 80_994.0)]);
+        let mut gpus = Gpus::new(unambiguous(listed(output)), 0);
         let taken: Vec<_> = (0..3).map(|_| gpus.take(Device::Cuda(None), 7.0).unwrap()).collect();
         assert_eq!(gpus.name(taken[0]), Some("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"));
         let wait = gpus.take(Device::Cuda(None), 1e6).unwrap_err().to_string();
@@ -318,16 +318,16 @@ mod tests {
     fn sharing_a_gpu_without_mps_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let control = dir.path().join("control");
-        let told =
+        let note =
             |free: &[(&str, f64)], places, at_once| gpus(free, places).turns_without(&control, at_once);
         let (one, two) = (&[("0", 1.0)][..], &[("0", 1.0), ("1", 1.0)][..]);
-        assert!(told(one, 2, 2).unwrap().contains(&control.display().to_string()));
-        assert!(told(one, 0, 9).is_some() && told(two, 2, 3).is_some());
+        assert!(note(one, 2, 2).unwrap().contains(&control.display().to_string()));
+        assert!(note(one, 0, 9).is_some() && note(two, 2, 3).is_some());
         // One at a time, one per GPU, or no GPU.
-        let untold = [told(one, 1, 9), told(one, 0, 1), told(two, 2, 2), told(&[], 2, 9)];
-        assert!(untold.iter().all(Option::is_none), "{untold:?}");
+        let silent = [note(one, 1, 9), note(one, 0, 1), note(two, 2, 2), note(&[], 2, 9)];
+        assert!(silent.iter().all(Option::is_none), "{silent:?}");
         std::fs::write(&control, "").unwrap();
-        assert_eq!(told(one, 2, 2), None);
+        assert_eq!(note(one, 2, 2), None);
     }
 
     #[test]

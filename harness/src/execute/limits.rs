@@ -175,14 +175,14 @@ mod tests {
             assert!(watched.excess.unwrap().contains("of the 1 B of memory allowed"));
         }
         let hour = Duration::from_secs(3600);
-        let told = "the trial used 7200 s of the 3600 s allowed; raise --time-limit; running again";
+        let message = "the trial used 7200 s of the 3600 s allowed; raise --time-limit; running again";
         for (stage, again) in [
             (Stage::Train(TrainStage::Sft), "resumes from the last checkpoint"),
             (Stage::Exam, "restarts this stage"),
         ] {
             let mut watched = watch(within, 2 * hour, stage);
             assert_eq!(watched.look(false), Verdict::End);
-            assert_eq!(watched.excess.unwrap(), format!("{told} {again}"));
+            assert_eq!(watched.excess.unwrap(), format!("{message} {again}"));
         }
     }
 

@@ -107,7 +107,7 @@ mod tests {
     use std::fs;
 
     /// The problems of a sweep in a folder with some files, with places relative to the folder.
-    fn told(text: &str, local: Option<&str>) -> Vec<String> {
+    fn problems(text: &str, local: Option<&str>) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let root = format!("{}/", dir.path().display());
         fs::create_dir_all(dir.path().join("text/more")).unwrap();
@@ -134,7 +134,7 @@ mod tests {
         let text = "name = 'a'\n[base.data]\nsource = 'files'\npretrain = ['DIR/text/tran.jsonl']\nsft = ['DIR/text/more', 'DIR/text/train.jsonl']\n\
                     dpo = { a = ['DIR/text/*.csv'], b = ['DIR/txt/*.jsonl'] }\n[base.exam]\nsheets = 'DIR/sheet'\n[base.tokenizer]\npath = 'DIR/text/tok'\n";
         assert_eq!(
-            told(text, None),
+            problems(text, None),
             [
                 "sweeps/a.toml:4: data.pretrain: no file matches \"text/tran.jsonl\"; did you mean text/train.jsonl?",
                 "sweeps/a.toml:5: data.sft: \"text/more\" is a folder, expected a file or a glob such as \"text/more/*.jsonl\"",
@@ -146,14 +146,14 @@ mod tests {
         );
         let empty = "name = 'a'\n[base.exam]\nsheets = 'DIR/text'\n";
         assert_eq!(
-            told(empty, None),
+            problems(empty, None),
             [
                 "sweeps/a.toml:3: exam.sheets: \"text\" holds no <subject>_val.csv sheet, nor <subject>_val.jsonl"
             ]
         );
         let other = "name = 'a'\n[base.exam]\nsheets = 'DIR/other'\n";
         assert_eq!(
-            told(other, None),
+            problems(other, None),
             [
                 "sweeps/a.toml:3: exam.sheets: \"other\" holds eco_val.tsv, which cannot be read; expected <subject>_val.csv or <subject>_val.jsonl: convert, rename or remove what is not"
             ]
@@ -164,12 +164,12 @@ mod tests {
     fn only_what_is_read_must_be_there_and_axes_have_lines_of_their_own() {
         let unread = "name = 'a'\n[base.data]\nsource = 'files'\npretrain = ['DIR/text/train.jsonl']\nsft = ['nowhere']\n\
                       [base.sft]\nenabled = false\n[base.dpo]\nenabled = false\n[base.exam]\nenabled = false\nsheets = 'nowhere'\n";
-        assert_eq!(told(unread, None), [""; 0]);
+        assert_eq!(problems(unread, None), [""; 0]);
         let varied = format!(
             "{unread}[axes]\n'data.pretrain_val' = [['DIR/text/train.jsonl'],\n ['DIR/text/tain.jsonl']]\nseed = [1, 2]\n"
         );
         assert_eq!(
-            told(&varied, None),
+            problems(&varied, None),
             [
                 "sweeps/a.toml:15: data.pretrain_val: no file matches \"text/tain.jsonl\"; did you mean text/train.jsonl?"
             ]
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn files_of_the_machine_are_seen_from_their_folder() {
         let text = "name = 'a'\n[base.data]\nsource = 'files'\n[base.sft]\nenabled = false\n[base.dpo]\nenabled = false\n[base.exam]\nenabled = false\n";
-        let of = |files: &str| told(text, Some(&format!("threads = 1\n[data]\npretrain = [{files}]\n")));
+        let of = |files: &str| problems(text, Some(&format!("threads = 1\n[data]\npretrain = [{files}]\n")));
         assert_eq!(of("'../text/train.jsonl'"), [""; 0]);
         assert_eq!(
             of("'../text/tran.jsonl', '../text/x.csv'"),

@@ -66,13 +66,13 @@ mod tests {
             })
         });
         let graph = plan(&trials, dir.path());
-        let told = outline(&graph, dir.path()).unwrap();
+        let text = outline(&graph, dir.path()).unwrap();
         let count = graph.nodes.len();
         assert!(
-            told.starts_with(&format!("2 trials: {count} stage runs to run, 0 done; at most ")),
-            "{told}"
+            text.starts_with(&format!("2 trials: {count} stage runs to run, 0 done; at most ")),
+            "{text}"
         );
         // Too little work to measure the processor for.
-        assert!(told.ends_with(" FLOPs of training"), "{told}");
+        assert!(text.ends_with(" FLOPs of training"), "{text}");
     }
 }

@@ -62,7 +62,7 @@ mod tests {
         let whole = plan(&trials, dir.path());
         let part = whole.part(|planned| planned.trial.config.seed != 2);
         let alone = plan(&[trials[0].clone(), trials[2].clone()], dir.path());
-        let told = |graph: &crate::plan::StageGraph| {
+        let named = |graph: &crate::plan::StageGraph| {
             let nodes = graph.nodes.iter();
             let nodes = nodes.map(|n| {
                 (n.uuid, n.tokenizer, n.data, n.model, n.trials.clone(), n.state.clone(), n.weight.to_bits())
@@ -70,7 +70,7 @@ mod tests {
             let trials = graph.trials.iter().map(|t| (t.uuid, t.setting, t.stages.clone()));
             (nodes.collect::<Vec<_>>(), trials.collect::<Vec<_>>())
         };
-        assert_eq!(told(&part), told(&alone));
+        assert_eq!(named(&part), named(&alone));
         assert_eq!(part.trials.len(), 2);
         let none = whole.part(|_| false);
         assert!(none.nodes.is_empty() && none.trials.is_empty());

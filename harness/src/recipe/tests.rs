@@ -362,10 +362,11 @@ fn exams_are_sat_on_the_way_of_a_stage() {
     let exam = |at: usize| &after.2[at].dir;
     assert_eq!(read(&before.2[0].dir, "questions.json"), read(exam(1), "questions.json"));
     assert_ne!(read(exam(0), "questions.json"), read(exam(1), "questions.json"));
-    let told = |dir: &Path| serde_json::from_slice::<Value>(&read(dir, "told.json")).unwrap();
-    let (half, all) = (told(exam(0))["exam_tokens"].as_u64().unwrap(), told(new)["tokens"].as_u64().unwrap());
+    let results = |dir: &Path| serde_json::from_slice::<Value>(&read(dir, "told.json")).unwrap();
+    let (half, all) =
+        (results(exam(0))["exam_tokens"].as_u64().unwrap(), results(new)["tokens"].as_u64().unwrap());
     assert!(half > 0 && half < all, "{half} of {all}");
-    assert!(told(exam(1))["exam_tokens"].is_null());
+    assert!(results(exam(1))["exam_tokens"].is_null());
 
     // The mean computed by hand, as a separate model.
     let folders = [new.join("snapshots/0.5"), new.join("model")];
@@ -387,16 +388,16 @@ fn exams_are_sat_on_the_way_of_a_stage() {
 #[test]
 fn an_exam_tells_where_the_tokens_of_each_subject_went() {
     let runs = tempfile::tempdir().unwrap();
-    let told = |n_experts| -> Vec<Routing> {
+    let results = |n_experts| -> Vec<Routing> {
         let graph =
             run_all(|config| (config.model.n_experts, config.model.top_k) = (n_experts, 2), runs.path());
         let exam = graph.nodes.iter().find(|node| node.stage == Stage::Exam).unwrap();
-        let told: Value =
+        let results: Value =
             serde_json::from_slice(&std::fs::read(exam.dir.join("told.json")).unwrap()).unwrap();
-        serde_json::from_value(told["routing"].clone()).unwrap()
+        serde_json::from_value(results["routing"].clone()).unwrap()
     };
-    assert_eq!(told(0), []);
-    let found = told(3);
+    assert_eq!(results(0), []);
+    let found = results(3);
     let subjects: Vec<&str> = found.iter().map(|of| of.subject.as_str()).collect();
     assert_eq!(subjects, ["arithmetic", "one_hop", "reading", "two_hop"]);
     for of in found {

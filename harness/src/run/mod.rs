@@ -145,11 +145,11 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         gpus.turns(jobs.unwrap_or(left).min(left)).iter().for_each(|line| options.board.line(line));
     }
     create_dir(&work.runs)?;
-    let told = match options.executor {
+    let summary = match options.executor {
         Executor::Slurm(_) => outline(&graph.apart(), &work.runs)?,
         Executor::Local { .. } => outline(&graph, &work.runs)?,
     };
-    options.board.line(&told);
+    options.board.line(&summary);
     work.detectable(&graph).iter().for_each(|detectable| options.board.line(&detectable.sentence()));
     let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
     // By the names of this run: its data may have changed meanwhile.

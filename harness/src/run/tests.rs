@@ -8,7 +8,7 @@ use std::path::Path;
 const SWEEP: &str = "name = 's'\n[axes]\nseed = [1, 2]\n'model.n_layers' = [2, 4]\n";
 
 /// The errors of an experiment over the sweep `s.toml`, without the folder in their paths.
-fn told(experiment: &str, sweep: &str) -> Vec<String> {
+fn problems(experiment: &str, sweep: &str) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("x.toml"), experiment).unwrap();
     fs::write(dir.path().join("s.toml"), sweep).unwrap();
@@ -28,7 +28,7 @@ fn mistakes_of_an_experiment_and_of_its_sweeps_are_told_together() {
     let experiment = "sweeps = ['s.toml', 'gone.toml']\n[[table]]\nrows = ['seed']\ncolums = ['val.bpb']\n";
     let sweep = "name = 's'\n[base.model]\nn_head = 4\n[axis]\nseed = [1]\n";
     assert_eq!(
-        told(experiment, sweep),
+        problems(experiment, sweep),
         [
             "x.toml:4: table.colums: unknown key; did you mean columns?",
             "x.toml:2: table.columns: is missing, expected columns = [\"val.bpb\", \"exam.accuracy\"]",
@@ -40,7 +40,7 @@ fn mistakes_of_an_experiment_and_of_its_sweeps_are_told_together() {
     );
     // A misspelled file name.
     assert_eq!(
-        told("sweeps = [\n  'ss.toml']\n", SWEEP),
+        problems("sweeps = [\n  'ss.toml']\n", SWEEP),
         ["x.toml:2: sweeps: ss.toml is not a file, expected a sweep file; did you mean s.toml?"]
     );
 }
@@ -53,7 +53,7 @@ fn what_trials_cannot_give_is_told_beside_mistakes_of_the_file() {
     let experiment =
         format!("sweeps = ['s.toml']\n{}{}", claim("model.n_layers = 4"), claim("model.n_layers == 8"));
     assert_eq!(
-        told(&experiment, SWEEP),
+        problems(&experiment, SWEEP),
         [
             "x.toml:5: compare.a: has \"=\" at character 16, expected ==, !=, <, <=, > or >=",
             "x.toml:10: compare.a: \"model.n_layers == 8\" holds for none of the 4 trials: model.n_layers is 2, 4",
@@ -61,7 +61,7 @@ fn what_trials_cannot_give_is_told_beside_mistakes_of_the_file() {
     );
     // Without sweeps nothing is reported about trials.
     let without = experiment.replace("sweeps = ['s.toml']", "sweeps = []");
-    assert_eq!(told(&without, SWEEP).len(), 2);
+    assert_eq!(problems(&without, SWEEP).len(), 2);
 }
 
 #[test]

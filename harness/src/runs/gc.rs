@@ -217,13 +217,13 @@ mod tests {
         fs::write(sft.join(REQUEST), request.to_string()).unwrap();
         assert_eq!(stay().unwrap(), needed);
 
-        let told = |problem: Result<BTreeSet<PathBuf>>| problem.unwrap_err().to_string();
+        let message = |problem: Result<BTreeSet<PathBuf>>| problem.unwrap_err().to_string();
         fs::write(sft.join(REQUEST), "{").unwrap();
-        assert!(told(stay()).ends_with("request.json: is not a request"));
+        assert!(message(stay()).ends_with("request.json: is not a request"));
         fs::write(sft.join(MANIFEST), &manifest[..manifest.len() / 2]).unwrap();
-        assert!(told(stay()).contains("manifest.json: is not a manifest"));
+        assert!(message(stay()).contains("manifest.json: is not a manifest"));
         fs::remove_file(sft.join(MANIFEST)).unwrap();
         fs::create_dir(sft.join(MANIFEST)).unwrap();
-        assert!(told(stay()).ends_with("manifest.json: cannot be read"));
+        assert!(message(stay()).ends_with("manifest.json: cannot be read"));
     }
 }

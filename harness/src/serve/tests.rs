@@ -69,10 +69,10 @@ fn all(mut updates: UnboundedReceiver<Update>) -> Vec<Update> {
 }
 
 /// Returns the text of one choice, and how it ended.
-fn text_of(told: &[Update], which: usize) -> (String, Option<(Ending, usize)>) {
+fn text_of(updates: &[Update], which: usize) -> (String, Option<(Ending, usize)>) {
     let (mut all, mut end) = (String::new(), None);
-    for told in told {
-        match told {
+    for update in updates {
+        match update {
             Update::Piece { choice, text, .. } if *choice == which => all += text,
             Update::End { choice, ending, tokens, .. } if *choice == which => end = Some((*ending, *tokens)),
             _ => {}
@@ -97,7 +97,9 @@ fn an_answer_does_not_depend_on_what_else_is_written() {
     let alone = start(1, 100);
     let want: Vec<Vec<Update>> =
         requests.iter().map(|request| all(alone.submit(vec![request.clone()]).unwrap())).collect();
-    assert!(want.iter().all(|told| matches!(told.last(), Some(Update::End { ending: Ending::Length, .. }))));
+    assert!(
+        want.iter().all(|updates| matches!(updates.last(), Some(Update::End { ending: Ending::Length, .. })))
+    );
     let together = start(5, 100);
     let waiting: Vec<_> =
         requests.iter().map(|request| together.submit(vec![request.clone()]).unwrap()).collect();
@@ -115,8 +117,8 @@ fn short_requests_pass_by_a_long_one() {
     let mut long = scheduler.submit(vec![request(1, ENDLESS)]).unwrap();
     long.blocking_recv().unwrap();
     for seed in 0..5 {
-        let told = all(scheduler.submit(vec![request(seed, 4)]).unwrap());
-        assert_eq!(text_of(&told, 0).1, Some((Ending::Length, 4)));
+        let updates = all(scheduler.submit(vec![request(seed, 4)]).unwrap());
+        assert_eq!(text_of(&updates, 0).1, Some((Ending::Length, 4)));
     }
     assert!(long.blocking_recv().is_some(), "the long one goes on");
 }
@@ -160,10 +162,10 @@ fn a_receiver_that_does_not_read_holds_nobody_up() {
     for seed in 0..20 {
         all(scheduler.submit(vec![request(seed, 40)]).unwrap());
     }
-    let tokens = |told: &Update| if let Update::Piece { tokens, .. } = told { tokens.len() } else { 0 };
-    let told = all(slow);
-    assert_eq!(told.iter().map(tokens).sum::<usize>(), 500);
-    assert_eq!(text_of(&told, 0).1, Some((Ending::Length, 500)));
+    let tokens = |update: &Update| if let Update::Piece { tokens, .. } = update { tokens.len() } else { 0 };
+    let updates = all(slow);
+    assert_eq!(updates.iter().map(tokens).sum::<usize>(), 500);
+    assert_eq!(text_of(&updates, 0).1, Some((Ending::Length, 500)));
 }
 
 #[test]
@@ -175,8 +177,8 @@ fn a_full_queue_refuses() {
         [scheduler.submit(vec![request(2, 4)]).unwrap(), scheduler.submit(vec![request(3, 4)]).unwrap()];
     assert_eq!(scheduler.submit(vec![request(4, 4)]).unwrap_err(), Refusal::Full);
     drop(running);
-    for told in waiting {
-        assert_eq!(text_of(&all(told), 0).1, Some((Ending::Length, 4)));
+    for updates in waiting {
+        assert_eq!(text_of(&all(updates), 0).1, Some((Ending::Length, 4)));
     }
     assert!(scheduler.submit(vec![request(4, 4)]).is_ok());
 }
@@ -200,8 +202,8 @@ fn what_was_taken_is_written_before_the_end() {
     let taken: Vec<_> = (0..4).map(|seed| scheduler.submit(vec![request(seed, 50)]).unwrap()).collect();
     scheduler.close();
     assert_eq!(scheduler.submit(vec![request(9, 4)]).unwrap_err(), Refusal::Closed);
-    for told in taken {
-        assert_eq!(text_of(&all(told), 0).1, Some((Ending::Length, 50)));
+    for updates in taken {
+        assert_eq!(text_of(&all(updates), 0).1, Some((Ending::Length, 50)));
     }
     drop(scheduler); // joins the thread
 }
@@ -211,16 +213,16 @@ fn several_texts_of_a_request_end_each_by_itself() {
     let scheduler = start(8, 100);
     let mut several = request(5, 60);
     several.options = (0..3).map(|choice| GenerateOptions { choice, ..several.options[0].clone() }).collect();
-    let told = all(scheduler.submit(vec![several.clone()]).unwrap());
-    let texts: Vec<String> = (0..3).map(|choice| text_of(&told, choice).0).collect();
+    let updates = all(scheduler.submit(vec![several.clone()]).unwrap());
+    let texts: Vec<String> = (0..3).map(|choice| text_of(&updates, choice).0).collect();
     assert_eq!(texts[0], text_of(&all(scheduler.submit(vec![request(5, 60)]).unwrap()), 0).0);
     assert!(texts[0] != texts[1] && texts[1] != texts[2]);
     // A stop string of the second text ends it, and is not part of it.
     let at = texts[1].char_indices().nth(10).unwrap().0;
     let stop: String = texts[1][at..].chars().take(3).collect();
     several.stop = vec![stop.clone()];
-    let told = all(scheduler.submit(vec![several]).unwrap());
-    let (text, end) = text_of(&told, 1);
+    let updates = all(scheduler.submit(vec![several]).unwrap());
+    let (text, end) = text_of(&updates, 1);
     assert_eq!(text, texts[1][..texts[1].find(&stop).unwrap()]);
     assert!(matches!(end, Some((Ending::Stop, 1..60))), "{end:?}");
 }
@@ -232,10 +234,10 @@ fn requests_that_come_together_are_taken_together_or_not_at_all() {
         (0..count).map(|i| Request { first_choice: i as usize, ..request(i, 5) }).collect()
     };
     assert_eq!(scheduler.submit(batch(5)).unwrap_err(), Refusal::Full);
-    let told = all(scheduler.submit(batch(4)).unwrap());
+    let updates = all(scheduler.submit(batch(4)).unwrap());
     for choice in 0..4 {
         let alone = all(scheduler.submit(vec![request(choice, 5)]).unwrap());
-        assert_eq!(text_of(&told, choice as usize), text_of(&alone, 0));
+        assert_eq!(text_of(&updates, choice as usize), text_of(&alone, 0));
     }
 }
 
@@ -244,8 +246,8 @@ fn more_texts_than_there_is_room_for_go_alone() {
     let scheduler = start(2, 100);
     let mut several = request(5, 10);
     several.options = (0..5).map(|choice| GenerateOptions { choice, ..several.options[0].clone() }).collect();
-    let told = all(scheduler.submit(vec![several]).unwrap());
-    assert!((0..5).all(|choice| text_of(&told, choice).1 == Some((Ending::Length, 10))));
+    let updates = all(scheduler.submit(vec![several]).unwrap());
+    assert!((0..5).all(|choice| text_of(&updates, choice).1 == Some((Ending::Length, 10))));
 }
 
 #[test]
@@ -261,8 +263,8 @@ fn a_fault_is_its_own_request_s() {
         (Request { prompt: vec![], ..request(1, 4) }, "at least one token"),
     ];
     for (request, problem) in cases {
-        let told = all(scheduler.submit(vec![request]).unwrap());
-        let [Update::Failed(Failure::Model(message))] = told.as_slice() else { panic!("{told:?}") };
+        let updates = all(scheduler.submit(vec![request]).unwrap());
+        let [Update::Failed(Failure::Model(message))] = updates.as_slice() else { panic!("{updates:?}") };
         assert!(message.contains(problem), "{message}");
     }
     let greedy =

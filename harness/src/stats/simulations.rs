@@ -19,9 +19,9 @@ fn share<T: Into<Option<bool>>>(
     mut holds: impl FnMut(&mut ChaCha8Rng) -> T,
 ) -> f64 {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let told: Vec<bool> = (0..trials).filter_map(|_| holds(&mut random).into()).collect();
-    assert!(told.len() > trials * 9 / 10);
-    told.iter().filter(|holds| **holds).count() as f64 / told.len() as f64
+    let outcomes: Vec<bool> = (0..trials).filter_map(|_| holds(&mut random).into()).collect();
+    assert!(outcomes.len() > trials * 9 / 10);
+    outcomes.iter().filter(|holds| **holds).count() as f64 / outcomes.len() as f64
 }
 
 fn covers(name: &str, share: f64) {

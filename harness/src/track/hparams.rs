@@ -221,10 +221,10 @@ mod tests {
         let experiment = data.take_experiment();
         assert_eq!(experiment.get_description(), "Deep or wide?");
         let infos = experiment.get_hparam_infos();
-        let told: Vec<_> = infos.iter().map(|info| (info.get_name(), info.get_field_type())).collect();
+        let found: Vec<_> = infos.iter().map(|info| (info.get_name(), info.get_field_type())).collect();
         let kinds = [DataType::DATA_TYPE_FLOAT64, DataType::DATA_TYPE_BOOL, DataType::DATA_TYPE_STRING];
         assert_eq!(
-            told,
+            found,
             ["model.n_layers", "sft.enabled", "exam.at"].into_iter().zip(kinds).collect::<Vec<_>>()
         );
         let domain = |at: usize| infos[at].get_domain_discrete().get_values();

@@ -253,9 +253,9 @@ fn a_stage_as_long_as_its_operations_ends_within_half_a_step_of_them() {
         assert_eq!(stopped.unwrap_or_else(|| train(dir.path(), &name, &trial, u64::MAX).unwrap()), whole);
         // The forecast without training gives the same.
         let data = super::Objective::new(TrainStage::Pretrain, &trial, &dir.path().join("data")).unwrap();
-        let told = super::length(TrainStage::Pretrain, &trial, &data, 1e9).unwrap();
-        assert_eq!((told.steps, told.tokens), (whole.steps, whole.tokens));
-        assert!((told.flops / whole.flops - 1.0).abs() < 1e-12);
+        let length = super::length(TrainStage::Pretrain, &trial, &data, 1e9).unwrap();
+        assert_eq!((length.steps, length.tokens), (whole.steps, whole.tokens));
+        assert!((length.flops / whole.flops - 1.0).abs() < 1e-12);
         assert_eq!(super::length(TrainStage::Pretrain, &trial, &data, 2.0), None);
     }
 }
@@ -285,9 +285,9 @@ fn weights_that_are_not_finite_are_never_written() {
         let training =
             Training { steps: Some(1), lr, keep_every: 1, packing: Packing::Single, ..Training::default() };
         let error = try_train(dir.path(), name, &trial(training), u64::MAX).unwrap_err();
-        let told = format!("{error:#}");
+        let message = format!("{error:#}");
         let asked = format!("step 1: training diverged; lower pretrain.lr (now {lr:e})");
-        assert!(told.starts_with(&asked) && told.contains(problem), "{told}");
+        assert!(message.starts_with(&asked) && message.contains(problem), "{message}");
         assert!(!dir.path().join(name).join("model").exists());
         assert!(!dir.path().join(name).join("checkpoints").exists());
     }
@@ -457,10 +457,10 @@ fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their
     assert_eq!(books.tokens + web.tokens, undisturbed.tokens);
     assert!((books.tokens as f64 / undisturbed.tokens as f64 - 0.75).abs() < 0.02, "{books:?} {web:?}");
     assert!((books.passes - books.tokens as f64 / 531.0).abs() < 1e-12, "{books:?}");
-    let told: Vec<String> = undisturbed.notices.iter().map(ToString::to_string).collect();
+    let notices: Vec<String> = undisturbed.notices.iter().map(ToString::to_string).collect();
     assert!(
-        told[0].ends_with(&format!("target tokens are of books, in {:.2} passes over it", books.passes)),
-        "{told:?}"
+        notices[0].ends_with(&format!("target tokens are of books, in {:.2} passes over it", books.passes)),
+        "{notices:?}"
     );
     // The total is the mean of the sets over their target tokens: 3 x 29 and 5 x 8.
     let [code, wiki] = undisturbed.val_sets.as_slice() else { panic!("{:?}", undisturbed.val_sets) };

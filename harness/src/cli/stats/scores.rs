@@ -320,8 +320,8 @@ mod tests {
         // Without the correct answer there is nothing to be right about; without a prediction the answer is wrong.
         let found = scores("id,prediction,answer\n0,A,A\n1,,\n2,B,\n3,,A\n", &Columns::default()).unwrap();
         assert_eq!((found.rows.without_score, found.table(&found.questions())), (2, vec![vec![1.0, 0.0]]));
-        let told = ", 2 rows without a score left out, 1 row without a prediction counted as wrong";
-        assert_eq!(found.rows.note(), told);
+        let note = ", 2 rows without a score left out, 1 row without a prediction counted as wrong";
+        assert_eq!(found.rows.note(), note);
     }
 
     #[test]
@@ -329,16 +329,16 @@ mod tests {
         let text = "id,prediction,answer\n0,a,A\n1,B,b\n2,b,A\n3,Paris,paris\n4,é,É\n5,c,c\n";
         let found = scores(text, &Columns::default()).unwrap();
         assert_eq!(found.table(&found.questions()), [[1.0, 1.0, 0.0, 0.0, 0.0, 1.0]]);
-        let told = ", 2 rows with the right letter in the other case counted as right";
-        assert_eq!(found.rows.note(), told);
+        let note = ", 2 rows with the right letter in the other case counted as right";
+        assert_eq!(found.rows.note(), note);
     }
 
     #[test]
     fn a_question_has_one_answer() {
         let text = "seed,id,prediction,answer\n1,0,A,A\n2,0,A,a\n3,0,A,B\n";
         let problem = scores(text, &Columns::default()).unwrap_err().to_string();
-        let told = ":4: question \"0\" has the answer \"B\", but \"A\" in line 2; expected one answer to each question";
-        assert!(problem.ends_with(told), "{problem}");
+        let note = ":4: question \"0\" has the answer \"B\", but \"A\" in line 2; expected one answer to each question";
+        assert!(problem.ends_with(note), "{problem}");
     }
 
     #[test]

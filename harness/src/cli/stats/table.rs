@@ -269,15 +269,18 @@ mod tests {
         assert!(table("a,b\n1\n").unwrap_err().to_string().contains(":2: "));
         for (separator, name) in [(";", "semicolons"), ("\t", "tabs")] {
             let text = "id,score\n1,0\n".replace(',', separator);
-            let told = format!("t:1: the columns are separated by {name}, expected commas: ");
+            let message = format!("t:1: the columns are separated by {name}, expected commas: ");
             let found = table(&text).unwrap_err().to_string();
-            assert!(found.contains(&told), "{found}");
+            assert!(found.contains(&message), "{found}");
         }
         let twice = table("a,b, a\n1,2,3\n").unwrap_err().to_string();
         assert!(twice.ends_with("t:1: two columns are named \"a\", expected each name once"), "{twice}");
         for results in ["{\n \"results\": {}\n}\n", "{\"results\": {\"arc\": {\"acc\": 0.3}}}\n"] {
-            let told = table(results).unwrap_err().to_string();
-            assert!(told.contains("expected one object per line with the score of one question"), "{told}");
+            let message = table(results).unwrap_err().to_string();
+            assert!(
+                message.contains("expected one object per line with the score of one question"),
+                "{message}"
+            );
         }
         let broken = table("{\"acc\": 1}\n{\"acc\" 1}\n").unwrap_err().to_string();
         assert!(broken.contains("t:2: expected `:`"), "{broken}");

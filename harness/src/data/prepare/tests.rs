@@ -139,8 +139,8 @@ fn a_failed_preparation_leaves_the_earlier_one_and_nothing_else() {
     assert_eq!(store(dir.path(), TRAIN).len(), 1);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     // The same holds for a preparation that is asked to stop.
-    let told = |_| stop.store(true, Ordering::SeqCst);
-    let error = prepare(Part::all(good()), &preparation, &out, &stop, &told).unwrap_err();
+    let on_progress = |_| stop.store(true, Ordering::SeqCst);
+    let error = prepare(Part::all(good()), &preparation, &out, &stop, &on_progress).unwrap_err();
     assert!(error.is::<Stopped>(), "{error}");
     assert_eq!(store(dir.path(), TRAIN).len(), 1);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

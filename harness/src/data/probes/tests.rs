@@ -164,7 +164,7 @@ proptest! {
         });
         keeps_promises(probe.as_ref(), tokens, entries);
         // All facts that are told about each person, by name.
-        let mut told: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+        let mut known: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
         for row in probe.train() {
             let said = words(&row);
             prop_assert_eq!(said.len(), tokens - 1);
@@ -172,29 +172,29 @@ proptest! {
             for (at, (_, label)) in said.iter().enumerate() {
                 prop_assert_eq!(label.as_deref(), Some(read.get(at + 1).copied().unwrap_or("</s>")));
             }
-            let facts = told.entry(read[..4].join(" ")).or_default();
+            let facts = known.entry(read[..4].join(" ")).or_default();
             for fact in read[4..].chunks(2) {
                 let attribute = |word: &str| word[1..].split_once('.').unwrap().0.to_string();
                 prop_assert_eq!(attribute(fact[0]), attribute(fact[1]));
                 facts.insert((attribute(fact[0]), fact[1].to_string()));
             }
         }
-        prop_assert_eq!(told.len(), people);
-        prop_assert!(told.values().all(|facts| facts.len() == attributes));
+        prop_assert_eq!(known.len(), people);
+        prop_assert!(known.values().all(|facts| facts.len() == attributes));
         let [(names, of_names), (of, of_values)]: [(String, Rows<'_>); 2] = probe.held_out().try_into().ok().unwrap();
         prop_assert_eq!((names.as_str(), of.as_str()), ("names", "values"));
         let labels = |row: Row| words(&row).into_iter().filter_map(|(_, label)| label).collect::<Vec<_>>();
         let named: BTreeSet<String> = of_names.map(|row| format!("<s> {}", labels(row).join(" "))).collect();
-        prop_assert_eq!(&named, &told.keys().cloned().collect());
+        prop_assert_eq!(&named, &known.keys().cloned().collect());
         for row in of_values {
             let name = text(&row).split(' ').take(4).collect::<Vec<_>>().join(" ");
             let values: BTreeSet<String> = labels(row).into_iter().collect();
-            prop_assert_eq!(values, told[&name].iter().map(|(_, value)| value.clone()).collect());
+            prop_assert_eq!(values, known[&name].iter().map(|(_, value)| value.clone()).collect());
         }
         for item in probe.exam().into_iter().flat_map(|(_, items)| items) {
             let (name, introduction) = item.prompt.rsplit_once(' ').unwrap();
             let attribute = introduction[1..].split_once('.').unwrap().0.to_string();
-            prop_assert!(told[name].contains(&(attribute, item.options[item.answer].clone())));
+            prop_assert!(known[name].contains(&(attribute, item.options[item.answer].clone())));
         }
     }
 }

@@ -188,7 +188,7 @@ fn bad_rows_are_named_by_file_line_and_reason() {
 
 #[test]
 fn a_message_advises_what_there_is_where_rows_are_read() {
-    let told = |content: &str, advice: Advice| {
+    let problem = |content: &str, advice: Advice| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         std::fs::write(&path, content).unwrap();
@@ -197,12 +197,15 @@ fn a_message_advises_what_there_is_where_rows_are_read() {
         error.rsplit("; ").next().unwrap().to_string()
     };
     let (bad, unused) = ("3", "{\"text\":\"a\",\"b\":1}");
-    assert_eq!(told(bad, Advice::OPTIONS), "fix the row or skip such rows with --skip-bad-rows");
-    assert_eq!(told(unused, Advice::OPTIONS), "rename or remove it, or ignore it with --ignore-unknown-keys");
-    assert_eq!(told(bad, Advice::NONE), "fix the row");
-    assert_eq!(told(unused, Advice::NONE), "rename or remove it");
+    assert_eq!(problem(bad, Advice::OPTIONS), "fix the row or skip such rows with --skip-bad-rows");
     assert_eq!(
-        told(unused, Advice::KEYS),
+        problem(unused, Advice::OPTIONS),
+        "rename or remove it, or ignore it with --ignore-unknown-keys"
+    );
+    assert_eq!(problem(bad, Advice::NONE), "fix the row");
+    assert_eq!(problem(unused, Advice::NONE), "rename or remove it");
+    assert_eq!(
+        problem(unused, Advice::KEYS),
         "rename or remove it, or ignore it with data.unknown_keys = \"ignore\""
     );
 }
@@ -281,8 +284,8 @@ fn a_truncated_archive_is_an_error_even_when_skipping() {
         let found = read_as(Kind::Pretrain, name, &bytes, BadRow::Skip).2.unwrap();
         assert!(found.starts_with(name), "{found}");
         // If the first block is cut off, nothing can be read at all.
-        let told = ["cannot be read further", "cannot be decompressed"];
-        assert!(told.iter().any(|told| found.contains(told)), "{found}");
+        let reasons = ["cannot be read further", "cannot be decompressed"];
+        assert!(reasons.iter().any(|reasons| found.contains(reasons)), "{found}");
     }
 }
 
@@ -313,7 +316,7 @@ fn max_rows_ends_the_reading() {
         let config = DataConfig { max_rows, ..DataConfig::default() };
         let (rows, report, error) = read_files(&paths, Kind::Pretrain, &config);
         assert_eq!((rows.len(), report.unread.as_slice(), error), (expected, unread, None), "{max_rows}");
-        let told: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
+        let notices: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
         let first = unread.first().map(|first| {
             format!(
                 "sft: {} of 2 files not read to their end: data.max_rows = {max_rows}, {max_rows} rows read (the first: {})",
@@ -321,7 +324,7 @@ fn max_rows_ends_the_reading() {
                 first.display()
             )
         });
-        assert_eq!(told, Vec::from_iter(first));
+        assert_eq!(notices, Vec::from_iter(first));
     }
 }
 

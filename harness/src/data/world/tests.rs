@@ -57,11 +57,11 @@ fn conversations_to_pretrain_on_are_told_as_the_exam_tells_them() {
 #[test]
 fn facts_of_the_exam_are_told_in_pretraining() {
     let world = world();
-    let told = texts(world.pretrain_rows());
+    let rows = texts(world.pretrain_rows());
     for person in &world.people {
         for (attribute, &value) in ATTRIBUTES.iter().zip(&person.values) {
             let fact = |text: &String| text.contains(&person.name) && text.contains(attribute.values[value]);
-            assert!(told.iter().any(fact), "{} {}", person.name, attribute.name);
+            assert!(rows.iter().any(fact), "{} {}", person.name, attribute.name);
         }
     }
 }
@@ -116,12 +116,12 @@ fn teachers_are_the_first_seen_people_with_values_dealt_evenly() {
 #[test]
 fn conversations_tell_the_lives_of_everybody_where_they_are_to() {
     let world = World::generate(&WorldConfig { sft_lives: 0.5, sft_drills: 0.2, ..world_config() });
-    let mut told = vec![0; world.people.len()];
+    let mut counts = vec![0; world.people.len()];
     for row in world.sft_rows() {
         let Row::Chat(turns) = row else { panic!("no conversation") };
         let of = world.people.iter().position(|person| turns[1].content == format!(" {}", person.name));
         let Some(i) = of else { continue };
-        told[i] += 1;
+        counts[i] += 1;
         let person = &world.people[i];
         for (attribute, &value) in ATTRIBUTES.iter().zip(&person.values) {
             let fact = questions::fact(&person.name, attribute.name, attribute.values[value]);
@@ -129,7 +129,10 @@ fn conversations_tell_the_lives_of_everybody_where_they_are_to() {
         }
     }
     // Of 3,000 rows four in five are not drills, and half of these tell a life: 1,200, with a standard deviation of 27.
-    assert!((1080..1320).contains(&told.iter().sum::<i32>()) && told.iter().all(|&n| n > 10), "{told:?}");
+    assert!(
+        (1080..1320).contains(&counts.iter().sum::<i32>()) && counts.iter().all(|&n| n > 10),
+        "{counts:?}"
+    );
 }
 
 #[test]

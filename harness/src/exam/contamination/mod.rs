@@ -326,9 +326,9 @@ mod tests {
             String::from_utf8(found.csv().unwrap()).unwrap(),
             "subject,id,stage,source,file,texts\nlaw,1,pretrain,,pretrain.txt,2\nlaw,1,sft,,sft.txt,1\n"
         );
-        let told: Vec<String> = found.notices().iter().map(ToString::to_string).collect();
+        let notices: Vec<String> = found.notices().iter().map(ToString::to_string).collect();
         assert_eq!(
-            told,
+            notices,
             [
                 "exam: 1 of 2 questions share 13 words in a row with training text of pretrain",
                 "exam: 1 of 2 questions share 13 words in a row with training text of sft"

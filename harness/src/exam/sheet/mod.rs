@@ -361,10 +361,10 @@ mod tests {
         assert_eq!(read_sheets(dir.path(), "val").unwrap().len(), 1);
         let many: Vec<String> = (0..7).map(|i| format!("{i}_dev.txt")).collect();
         many.iter().for_each(|name| std::fs::write(dir.path().join(name), sheet).unwrap());
-        let told = sheets_problem(dir.path(), "dev").unwrap();
+        let problem = sheets_problem(dir.path(), "dev").unwrap();
         assert!(
-            told.starts_with("holds 0_dev.txt, 1_dev.txt, 2_dev.txt, 3_dev.txt, 4_dev.txt and 3 more,"),
-            "{told}"
+            problem.starts_with("holds 0_dev.txt, 1_dev.txt, 2_dev.txt, 3_dev.txt, 4_dev.txt and 3 more,"),
+            "{problem}"
         );
     }
 

@@ -143,16 +143,16 @@ fn respond(
     let Some(bytes) = site.repos.get(&repo).and_then(|files| files.get(file)).cloned() else {
         return plain(404, "x-error-code: EntryNotFound\r\n");
     };
-    let mut told = format!("x-repo-commit: {COMMIT}\r\n");
+    let mut headers = format!("x-repo-commit: {COMMIT}\r\n");
     if bytes.len() >= site.large {
-        told += &format!("x-linked-etag: \"{}\"\r\nx-linked-size: {}\r\n", sha(&bytes), bytes.len());
+        headers += &format!("x-linked-etag: \"{}\"\r\nx-linked-size: {}\r\n", sha(&bytes), bytes.len());
         if let Some(store) = &site.store {
-            return plain(302, &format!("{told}location: {store}{path}\r\n"));
+            return plain(302, &format!("{headers}location: {store}{path}\r\n"));
         }
     } else {
-        told += &format!("etag: \"{}\"\r\n", git(&bytes));
+        headers += &format!("etag: \"{}\"\r\n", git(&bytes));
     }
-    content(site, method, bytes, range, &told)
+    content(site, method, bytes, range, &headers)
 }
 
 fn content(
@@ -160,7 +160,7 @@ fn content(
     method: &str,
     mut bytes: Vec<u8>,
     range: Option<&str>,
-    told: &str,
+    headers: &str,
 ) -> (String, Vec<u8>) {
     let length = bytes.len();
     let from = range.filter(|_| !site.no_ranges).map_or(0, |range| {
@@ -179,7 +179,7 @@ fn content(
     };
     let mut body = bytes.split_off(from);
     let head = format!(
-        "HTTP/1.1 {status}\r\n{told}{which}content-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\n{headers}{which}content-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
     if site.breaks.1 > 0 && body.len() > site.breaks.0 {

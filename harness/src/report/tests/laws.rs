@@ -78,9 +78,9 @@ fn a_loss_that_rises_is_told() {
     assert!(note.ends_with("; the loss rises with params, so E is no limit of it"), "{note}");
     // It does not depend on the tokens, so a law with both is not determined.
     let (_, rows) = report_of("[[fit]]\nkind = 'chinchilla'\nd = 'train_tokens'\n", &rising);
-    let told =
+    let note =
         "not fitted: the points do not determine the fit: train_tokens: a law without it fits the losses";
-    assert!(rows[0]["note"].contains(told), "{}", rows[0]["note"]);
+    assert!(rows[0]["note"].contains(note), "{}", rows[0]["note"]);
 }
 
 #[test]

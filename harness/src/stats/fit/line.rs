@@ -181,13 +181,13 @@ mod tests {
         assert!(fit(FitKind::Linear, &[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)], 0.95).is_err());
         // Also where the mean of equal numbers is rounded.
         let problem = |points: &[(f64, f64)]| fit(FitKind::Linear, points, 0.95).unwrap_err().to_string();
-        let told = "the points do not determine the fit: all points have one y, so R2 and an interval of the slope are undefined";
+        let message = "the points do not determine the fit: all points have one y, so R2 and an interval of the slope are undefined";
         for y in [2.0, 0.1, 0.0] {
-            assert_eq!(problem(&[1.0, 2.0, 3.0].map(|x| (x, y))), told);
+            assert_eq!(problem(&[1.0, 2.0, 3.0].map(|x| (x, y))), message);
         }
         assert!(problem(&[1.0, 2.0, 3.0].map(|y| (0.1, y))).ends_with("all points have one x"));
-        let told = "a number is 1e300, expected at most 1e150 in size, as variances are made of squares";
-        assert_eq!(problem(&[(1.0, 1.0), (2.0, 1e300), (3.0, 4.0)]), told);
+        let message = "a number is 1e300, expected at most 1e150 in size, as variances are made of squares";
+        assert_eq!(problem(&[(1.0, 1.0), (2.0, 1e300), (3.0, 4.0)]), message);
         assert!(fit(FitKind::Power, &[(1.0, 1.0), (2.0, 0.0), (3.0, 3.0)], 0.95).is_err());
         assert!(fit(FitKind::Log, &[(0.0, 1.0), (2.0, 0.0), (3.0, 3.0)], 0.95).is_err());
     }

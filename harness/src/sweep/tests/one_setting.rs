@@ -122,9 +122,9 @@ fn trials_that_are_one_setting_are_refused_with_the_reason() {
 
 #[test]
 fn a_weight_is_found_in_its_table() {
-    let told = "has no effect, as its weights are relative to their sum: trials 1 (world.practice.two_hop = 1.0) and 2";
+    let message = "has no effect, as its weights are relative to their sum: trials 1 (world.practice.two_hop = 1.0) and 2";
     let found = errors("[axes]\n\"world.practice.two_hop\" = [1, 2]\n");
-    assert!(found.starts_with(&format!("a.toml:3: world.practice: {told}")), "{found}");
+    assert!(found.starts_with(&format!("a.toml:3: world.practice: {message}")), "{found}");
     let sources = "{ web = ['a'], books = ['b'] }";
     let mixed = |stages: &str, web: &str| {
         let base =
@@ -136,9 +136,9 @@ fn a_weight_is_found_in_its_table() {
     let text =
         mixed(only, "[1, 2]").replace("\"data.mix.web\"", "\"data.mix.books\" = [1, 2]\n\"data.mix.web\"");
     let found = errors(&text);
-    let told = "data.mix: has no effect, as the stages mix their sources in the same proportions: trials 1 \
+    let message = "data.mix: has no effect, as the stages mix their sources in the same proportions: trials 1 \
                 (data.mix.books = 1.0, data.mix.web = 1.0) and 4 (data.mix.books = 2.0, data.mix.web = 2.0)";
-    assert!(found.contains(told), "{found}");
+    assert!(found.contains(message), "{found}");
 }
 
 #[test]

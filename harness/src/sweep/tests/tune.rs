@@ -85,9 +85,9 @@ fn a_rung_shorter_than_its_warm_up_is_refused() {
     );
     // Of 100 steps the rungs train 25, 50 and 100.
     assert_eq!(candidates(&trials(&text.replace("warmup_steps = 5", "warmup_steps = 25"))).len(), 2 * 3 * 5);
-    let told = errors(&text.replace("warmup_steps = 5", "warmup_steps = 26"));
-    assert!(told.starts_with("a.toml:4: pretrain.warmup_steps: is 26"), "{told}");
-    assert!(told.contains("; rung 1 of 3 trains a part of the length only"), "{told}");
+    let problems = errors(&text.replace("warmup_steps = 5", "warmup_steps = 26"));
+    assert!(problems.starts_with("a.toml:4: pretrain.warmup_steps: is 26"), "{problems}");
+    assert!(problems.contains("; rung 1 of 3 trains a part of the length only"), "{problems}");
 }
 
 #[test]

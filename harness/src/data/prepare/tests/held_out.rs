@@ -13,7 +13,7 @@ fn part(name: Option<&str>, is_held_out: bool, texts: &[String]) -> Part<'static
 fn where_nothing_is_held_out_it_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = small();
-    for (share, told) in [
+    for (share, expected) in [
         (0.01, vec!["x: 0 of 1 rows held out (data.val_share = 0.01): there is no validation loss"]),
         (0.0, vec![]),
     ] {
@@ -25,7 +25,7 @@ fn where_nothing_is_held_out_it_is_told() {
         let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
         let notices: Vec<String> =
             prepared.notices("x", &preparation).iter().map(ToString::to_string).collect();
-        assert_eq!(notices, told);
+        assert_eq!(notices, expected);
     }
 }
 
@@ -59,9 +59,9 @@ fn validation_files_take_the_place_of_the_share_and_rows_in_both_are_counted() {
     assert_eq!(prepared.overlaps, [overlap("code", 0, 3), overlap("wiki", 4, 10)]);
     let (log, tokenizer, config) = (ReadLog::default(), small(), held_out(0.5));
     let notices = prepared.notices("pretrain", &Preparation::new(Kind::Pretrain, &tokenizer, &config, &log));
-    let told: Vec<String> = notices.iter().map(ToString::to_string).collect();
+    let notices: Vec<String> = notices.iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        notices,
         [
             "pretrain: 13 of 63 rows are for validation, too few to compare models by their losses; give more of them",
             "pretrain, held out (wiki): 4 of 10 validation rows also occur in the training rows"

@@ -60,13 +60,13 @@ fn what_somebody_writes_moves_no_loss() {
     assert_eq!([control(0), control(1)], [4, 4]);
     assert_eq!(prepared.special, 2);
     let (config, log) = (held_out(0.0), ReadLog::default());
-    let told = |config: &DataConfig| {
+    let notices = |config: &DataConfig| {
         let preparation = Preparation::new(Kind::Conversations, &tokenizer, config, &log);
         prepared.notices("sft", &preparation).iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(told(&config), ["sft: 2 of 2 texts hold special tokens, encoded as characters"]);
+    assert_eq!(notices(&config), ["sft: 2 of 2 texts hold special tokens, encoded as characters"]);
     let as_control = DataConfig { special_tokens_in_text: true, ..config };
-    assert_eq!(told(&as_control), ["sft: 2 of 2 texts hold special tokens, encoded as control tokens"]);
+    assert_eq!(notices(&as_control), ["sft: 2 of 2 texts hold special tokens, encoded as control tokens"]);
     made(rows(), Kind::Conversations, &as_control, &tokenizer, dir.path()).unwrap();
     let controlled = store(dir.path(), TRAIN);
     let ids = tokenizer.encode(&tokenizer.render(&chat(user, "好")).unwrap()).unwrap();

@@ -280,9 +280,9 @@ fn keys_without_a_place_are_refused_or_told_once() {
     let config = DataConfig { unknown_keys: UnknownKeys::Ignore, ..DataConfig::default() };
     let (rows, report, error) = read_files(&[path], Kind::Pretrain, &config);
     assert_eq!((rows, error), (texts(&["a", "b"]), None));
-    let told: Vec<String> = report.notices("pretrain").iter().map(ToString::to_string).collect();
+    let notices: Vec<String> = report.notices("pretrain").iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        notices,
         [
             "pretrain: 2 of 2 rows have a key \"id\" that is not used",
             "pretrain: 1 of 2 rows have a key \"source\" that is not used",
@@ -325,8 +325,8 @@ fn an_empty_question_beside_others_is_counted_wherever_it_is() {
     ] {
         let (rows, report, error) = read_as(kind, name, content.as_bytes(), BadRow::Error);
         assert_eq!((rows.len(), report.empty, report.empty_questions), (1, 0, 1), "{name}: {error:?}");
-        let told: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["sft: 1 of 1 rows used with an empty question beside others"], "{name}");
+        let notices: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
+        assert_eq!(notices, ["sft: 1 of 1 rows used with an empty question beside others"], "{name}");
     }
     let asked = read_as(Kind::Conversations, "turns.jsonl", turns("p").as_bytes(), BadRow::Error).1;
     assert_eq!((asked.rows(), asked.empty_questions), (1, 0));
@@ -352,10 +352,10 @@ fn rows_are_counted_by_the_reason_for_which_they_are_left_out() {
         (report.empty, report.filtered, report.bad, report.left_out(), report.rows()),
         (2, 1, 1, 4, 5)
     );
-    let told: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
+    let notices: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
     let bad = format!("{}:6: has 2 cells, expected 3 (history,q,a)", path.display());
     assert_eq!(
-        told,
+        notices,
         [
             "sft: 2 of 5 rows left out: no text, no question or an empty answer".to_string(),
             "sft: 1 of 5 rows left out: by data.min_chars, max_chars or min_chinese_share".to_string(),
