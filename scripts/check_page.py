@@ -88,7 +88,7 @@ def shots(checks, folder):
                 page.fill(COMPARE, "你知道光速是多少吗？")
                 page.press(COMPARE, "Enter")
                 until(page, "document.querySelector('.answer') && !document.querySelector('.streaming')", timeout=60)
-                page.locator(".answer .token").nth(9).hover()
+                page.locator(".answer .token").last.hover()
                 take(page, folder / f"compare_{width}_{scheme}.png")
                 page.goto(f"{checks.base}/#/sweeps")
                 page.wait_for_timeout(700)

@@ -30,6 +30,9 @@ export function text(key, params = {}) {
   return words.replace(/\{(\w+)\}/g, (whole, name) => params[name] ?? whole);
 }
 
+// A number of things: 1 trial, 2 trials. `thing`: `token` or `trial`.
+export const counted = (n, thing) => text(n === 1 ? `count.${thing}` : `count.${thing}s`, { n });
+
 // Four significant digits; integers in full.
 export function number(value) {
   if (Number.isInteger(value) && Math.abs(value) < 1e9) return value.toLocaleString("en");

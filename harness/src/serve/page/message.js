@@ -1,7 +1,7 @@
 // One message of a conversation: its text as it grows, what can be done with it, and what became of it.
 
 import { announce, bind, button, copy, el, write } from "./dom.js";
-import { rough, text } from "./i18n.js";
+import { counted, rough, text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
 import { TokenView } from "./tokens.js";
 
@@ -104,7 +104,7 @@ export class MessageView {
     const tokens = usage?.completion_tokens;
     const speed = tokens && seconds > 0.05 ? text("meta.speed", { speed: rough(tokens / seconds) }) : null;
     const ends = { length: "meta.length", stopped: "meta.stopped" }[finish];
-    write(this.meta, [tokens && text("meta.tokens", { n: tokens }), speed, ends && text(ends)].filter(Boolean).join(" · "));
+    write(this.meta, [tokens && counted(tokens, "token"), speed, ends && text(ends)].filter(Boolean).join(" · "));
     this.trouble.replaceChildren(...(error ? [el("p", {}, error)] : []));
     this.actions.replaceChildren(
       button("again", () => does.again(message), { class: "quiet again" }),

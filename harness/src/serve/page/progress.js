@@ -1,7 +1,7 @@
 // How many trials are done, run, failed, were stopped, wait: a bar and words.
 
 import { el, write } from "./dom.js";
-import { duration, text } from "./i18n.js";
+import { counted, duration, text } from "./i18n.js";
 
 const STATES = ["done", "running", "failed", "stopped", "pending"];
 
@@ -14,9 +14,9 @@ export function progress() {
     node: el("div", { class: "progress-box" }, bar, words),
     update(counts, total, secondsLeft) {
       for (const state of STATES) parts[state].style.flexGrow = counts?.[state] ?? 0;
-      const told = STATES.filter((state) => counts?.[state]).map((state) => text(`count.${state}`, { n: counts[state] }));
+      const states = STATES.filter((state) => counts?.[state]).map((state) => text(`count.${state}`, { n: counts[state] }));
       const left = Number.isFinite(secondsLeft) && secondsLeft > 0 && text("left", { time: duration(secondsLeft) });
-      const line = [text(total === 1 ? "count.trial" : "count.trials", { n: total }), ...told, left].filter(Boolean).join(" · ");
+      const line = [counted(total, "trial"), ...states, left].filter(Boolean).join(" · ");
       write(words, line);
       bar.setAttribute("aria-label", line);
     },

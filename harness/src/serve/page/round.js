@@ -3,7 +3,7 @@
 import { complete } from "./api.js";
 import { caption, isRawModel } from "./catalog.js";
 import { announce, el, write } from "./dom.js";
-import { rough, text } from "./i18n.js";
+import { counted, rough, text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
 import { TokenView } from "./tokens.js";
 
@@ -103,7 +103,7 @@ class Answer {
     const count = usage?.completion_tokens ?? this.tokens.count;
     const { perplexity } = this.tokens;
     write(this.meta, [
-      count ? text("meta.tokens", { n: count }) : null,
+      count ? counted(count, "token") : null,
       count && seconds > 0.05 ? text("meta.speed", { speed: rough(count / seconds) }) : null,
       perplexity && text("meta.perplexity", { value: rough(perplexity) }),
       { length: text("meta.length"), stopped: text("meta.stopped") }[finish],

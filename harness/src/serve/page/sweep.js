@@ -5,7 +5,7 @@ import { catalog, modelOf } from "./catalog.js";
 import { valueOf } from "./csv.js";
 import { Curves, distinct } from "./curves.js";
 import { button, el, toast, write } from "./dom.js";
-import { cell, duration, onLanguage, text } from "./i18n.js";
+import { cell, counted, duration, onLanguage, text } from "./i18n.js";
 import { Poll } from "./poll.js";
 import { badge, progress, runOf, stateOf } from "./progress.js";
 import { Results } from "./results.js";
@@ -71,7 +71,7 @@ export class Sweep {
     this.chooseFirst();
     const gone = countGone(this.data);
     this.gone.hidden = !gone;
-    write(this.gone, gone ? text("trials.gone", { trials: text(gone === 1 ? "count.trial" : "count.trials", { n: gone }) }) : "");
+    write(this.gone, gone ? text("trials.gone", { trials: counted(gone, "trial") }) : "");
     this.table.update(this.columns(), this.rows);
     this.results.update(files);
   }

@@ -61,7 +61,6 @@ export const WORDS = {
   "export.json.help": ["Save the conversation as JSON", "将对话保存为 JSON"],
   "export.none": ["There is nothing to save yet", "还没有可保存的内容"],
   "export.copy": ["Copy as Markdown", "复制为 Markdown"],
-  "meta.tokens": ["{n} tokens", "{n} 个词元"],
   "meta.speed": ["{speed} tokens/s", "{speed} 词元/秒"],
   "meta.length": ["cut at the limit of tokens", "已达词元上限"],
   "meta.stopped": ["stopped", "已停止"],
@@ -96,6 +95,8 @@ export const WORDS = {
   "compare.unserved": ["Fewer than two of the ticked trials have a model that is served", "所选试验中已提供服务的模型不足两个"],
 
   "sweeps.none": ["There is no sweep here yet. `mindscale run sweeps/smoke.toml` makes one.", "还没有参数扫描。运行 `mindscale run sweeps/smoke.toml` 即可创建。"],
+  "count.token": ["1 token", "1 个词元"],
+  "count.tokens": ["{n} tokens", "{n} 个词元"],
   "count.trial": ["1 trial", "1 个试验"],
   "count.trials": ["{n} trials", "{n} 个试验"],
   "count.done": ["{n} done", "{n} 完成"],
