@@ -64,21 +64,20 @@ pub type Files = Vec<(String, Arc<[FileDigest]>)>;
 impl Facts {
     /// The name: a UUID v5 of the canonical JSON.
     pub fn name(&self) -> Uuid {
-        Uuid::new_v5(&NAMESPACE, self.to_string().as_bytes())
+        named(&self.to_string())
     }
 
     /// The name, and the one without the seed: that of the same facts without `seed`, and with a tokenizer and a model named
     /// without theirs.
     pub fn names(&self, tokenizer: Option<Uuid>, model: Option<Uuid>) -> [Uuid; 2] {
-        let name = |text: String| Uuid::new_v5(&NAMESPACE, text.as_bytes());
         let parts = self.parts();
-        let uuid = name(self.joined(&parts, self.tokenizer, self.model));
+        let uuid = named(&self.joined(&parts, self.tokenizer, self.model));
         let [_, seed, _] = &parts;
         if seed.is_empty() && (tokenizer, model) == (self.tokenizer, self.model) {
             return [uuid; 2];
         }
         let [before, _, after] = parts;
-        [uuid, name(self.joined(&[before, String::new(), after], tokenizer, model))]
+        [uuid, named(&self.joined(&[before, String::new(), after], tokenizer, model))]
     }
 
     /// The canonical JSON of the files and of the keys, without the end of the object, in three parts: the second is the seed.
@@ -117,6 +116,11 @@ impl Facts {
         }
         text + &format!("}},\"format\":{FORMAT}}}")
     }
+}
+
+/// The name of facts with this text.
+fn named(text: &str) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, text.as_bytes())
 }
 
 /// The canonical JSON of `{ "format": FORMAT, "facts": FACTS }`, from which the name is made.

@@ -12,6 +12,12 @@ fn on_gpu(precision: Precision, training: Training) -> TrialConfig {
     TrialConfig { device: Device::Cuda(None), precision, ..trial(training) }
 }
 
+/// A training of single rows, four a step, that records every step.
+fn steps(steps: u64, lr: f64) -> Training {
+    let (batch_size, packing) = (4, Packing::Single);
+    Training { steps: Some(steps), batch_size, lr, packing, log_every: 1, ..Training::default() }
+}
+
 /// `metrics.csv` without the columns of times: step, split, loss and gradient norm.
 fn metrics(run: &Path) -> Vec<(u64, String, f64, Option<f64>)> {
     let mut csv = csv::Reader::from_path(run.join("metrics.csv")).unwrap();
@@ -27,14 +33,7 @@ fn metrics(run: &Path) -> Vec<(u64, String, f64, Option<f64>)> {
 fn halved_numbers_follow_those_of_single_precision() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 30, 10..=20);
-    let training = Training {
-        steps: Some(20),
-        batch_size: 4,
-        lr: 5e-3,
-        packing: Packing::Single,
-        log_every: 1,
-        ..Training::default()
-    };
+    let training = steps(20, 5e-3);
     let losses = |name: &str, trial: &TrialConfig| -> Vec<f64> {
         train(dir.path(), name, trial, u64::MAX).unwrap();
         metrics(&dir.path().join(name)).into_iter().map(|row| row.2).collect()
@@ -66,14 +65,7 @@ fn steep(dir: &Path, trial: &TrialConfig) {
 fn steps_that_overflow_are_skipped_told_and_remembered() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 1, 4..=4);
-    let training = Training {
-        steps: Some(16),
-        batch_size: 1,
-        lr: 1e-3,
-        packing: Packing::Single,
-        log_every: 1,
-        ..Training::default()
-    };
+    let training = Training { batch_size: 1, ..steps(16, 1e-3) };
     let trial = on_gpu(Precision::F16, training);
     steep(dir.path(), &trial);
     let whole = train(dir.path(), "whole", &trial, u64::MAX).unwrap();
@@ -144,15 +136,11 @@ fn steps_queued_ahead_are_recorded_saved_and_resumed_as_on_the_processor() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 30, 10..=20);
     let training = Training {
-        steps: Some(20),
-        batch_size: 4,
-        lr: 5e-3,
-        packing: Packing::Single,
         log_every: 3,
         val_every_tokens: 300,
         checkpoint_every: 8,
         keep_best: true,
-        ..Training::default()
+        ..steps(20, 5e-3)
     };
     let mut on_gpu = on_gpu(Precision::F32, training);
     on_gpu.exam.at = vec![0.25, 1.0];
@@ -190,14 +178,7 @@ fn a_training_that_diverges_names_the_step_and_saves_nothing_after_it() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 30, 10..=20);
     // The first update makes the weights so large that the second gradient is not finite.
-    let training = Training {
-        steps: Some(9),
-        batch_size: 4,
-        lr: 1e22,
-        packing: Packing::Single,
-        log_every: 1,
-        ..Training::default()
-    };
+    let training = steps(9, 1e22);
     let on_gpu = on_gpu(Precision::F32, training);
     let on_cpu = TrialConfig { device: Device::Cpu, ..on_gpu.clone() };
     let [gpu, cpu] = [("gpu", on_gpu), ("cpu", on_cpu)].map(|(name, trial)| {
@@ -206,9 +187,9 @@ fn a_training_that_diverges_names_the_step_and_saves_nothing_after_it() {
         assert!(!run.join("model").exists() && !run.join("checkpoints").exists());
         (format!("{error:#}"), metrics(&run).into_iter().map(|row| row.0).collect::<Vec<_>>())
     });
-    let told = "step 2: training diverged; lower pretrain.lr (now 1e22) or raise pretrain.warmup_steps: the loss is 5.55";
+    let message = "step 2: training diverged; lower pretrain.lr (now 1e22) or raise pretrain.warmup_steps: the loss is 5.55";
     for (error, steps) in [gpu, cpu] {
-        assert!(error.starts_with(told) && error.ends_with("and the gradient norm NaN"), "{error}");
+        assert!(error.starts_with(message) && error.ends_with("and the gradient norm NaN"), "{error}");
         assert_eq!(steps, [1]);
     }
 }
