@@ -223,7 +223,7 @@ async def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=8, help="answers for each prompt")
-    parser.add_argument("--ratio", type=float, default=2, help="throughput of all clients over that of one")
+    parser.add_argument("--ratio", type=float, default=4, help="throughput of all clients over that of one")
     options = parser.parse_args()
     load = Load(options, options.model)
     load.model = load.model or json.loads(await load.ask("GET", "/v1/models"))["data"][0]["id"]
