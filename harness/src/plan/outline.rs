@@ -33,10 +33,16 @@ pub fn outline(graph: &StageGraph, runs: &Path) -> Result<String> {
     let at_most = if is_exact { "" } else { "at most " };
     let training: f64 = left().map(|(node, extent)| flops(node, *extent).1).sum();
     let mut text = format!(
-        "{}: {} to run, {done} done; {at_most}{training:.2e} FLOPs of training",
+        "{}: {} to run, {done} done",
         counted(trials.len(), "trial"),
         counted(left().count(), "stage run"),
     );
+    if left().next().is_none() {
+        return Ok(text);
+    }
+    if training > 0.0 {
+        text += &format!("; {at_most}{training:.2e} FLOPs of training");
+    }
     let by = match Estimator::recorded(runs, graph.device()) {
         None if training >= WORTH_MEASURING => Estimator::measured(graph.device())?,
         recorded => recorded,
@@ -74,5 +80,12 @@ mod tests {
         );
         // Too little work to measure the processor for.
         assert!(text.ends_with(" FLOPs of training"), "{text}");
+    }
+
+    #[test]
+    fn without_work_there_is_neither_training_nor_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let graph = plan(&[], dir.path());
+        assert_eq!(outline(&graph, dir.path()).unwrap(), "0 trials: 0 stage runs to run, 0 done");
     }
 }

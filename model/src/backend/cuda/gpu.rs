@@ -474,7 +474,7 @@ impl Driver for Gpu {
                 &mut parameters,
             )
         }
-        .map_err(failed(&format!("launching kernel {kernel} with {grid:?}")))
+        .map_err(|error| failed(&format!("launching kernel {kernel} with {grid:?}"))(error))
     }
 
     fn product(&self, product: &Product) -> Result<()> {
@@ -525,6 +525,6 @@ impl Driver for Gpu {
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
             )
         }
-        .map_err(blas_failed(&format!("matrix product {m} x {n} x {k}")))
+        .map_err(|error| blas_failed(&format!("matrix product {m} x {n} x {k}"))(error))
     }
 }
