@@ -16,52 +16,43 @@ import json
 import os
 import random
 import re
+import select
+import socket
 import sys
+import threading
 import time
 
 PROMPTS = ["天空是什么颜色？", "你好", "请介绍一下你自己", "What is the sky?", "一加一等于几？", "水在多少度结冰？", "讲一个故事", "谁写了这本书？"]
 
-# Seconds between two reads of a stream, if there are several; the server sends pieces as far apart.
-READ_EVERY = 0.02
+# Seconds between two looks at the streams, if there are several. The clients share the server's cores, so they wake up no
+# more often than they must; pieces wait in the sockets meanwhile.
+LOOK_EVERY = 0.005
+
+# Seconds without any piece after which the streams count as stuck.
+STUCK = 60
 
 # The content of an event, a JSON string.
 CONTENT = re.compile(rb'"content":"((?:[^"\\]|\\.)*)"')
 
 
-class Client(asyncio.Protocol):
-    """A connection that sends one request after another and stores the responses.
+class Client:
+    """A connection that sends one request after another and keeps the responses unread."""
 
-    `pause`: seconds until the next read. Clients on other machines cost the server nothing, but these share its cores;
-    chunks wait in the socket, so the server does not notice.
-    """
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.key, self.data = None, []
 
-    def __init__(self, pause):
-        self.pause, self.data, self.done, self.transport = pause, [], None, None
+    def ask(self, key, request):
+        self.key, self.data = key, []
+        self.socket.sendall(request)
 
-    async def ask(self, request):
-        self.data, self.done = [], asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return await self.done
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def data_received(self, data):
+    def read(self):
+        """Reads what has arrived; returns the response once it is complete."""
+        data = self.socket.recv(1 << 16)
+        if not data:
+            raise ConnectionError(f"closed behind {b''.join(self.data)[-200:]}")
         self.data.append(data)
-        if data.endswith(b"0\r\n\r\n"):
-            if not self.done.done():
-                self.done.set_result(b"".join(self.data))
-        elif self.pause:
-            self.transport.pause_reading()
-            asyncio.get_running_loop().call_later(self.pause, self.read_on)
-
-    def read_on(self):
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-
-    def connection_lost(self, error):
-        if self.done and not self.done.done():
-            self.done.set_exception(error or ConnectionError(f"closed behind {b''.join(self.data)[-200:]}"))
+        return b"".join(self.data) if data.endswith(b"0\r\n\r\n") else None
 
 
 def read_events(data):
@@ -113,21 +104,42 @@ class Load:
                 answer = json.loads(await self.ask("POST", "/v1/chat/completions", self.body(prompt, seed, False)))
                 self.known[prompt, seed] = answer["choices"][0]["message"]["content"], answer["usage"]["completion_tokens"]
 
-    async def client(self, number, until, pause, answers):
-        """Requests one stream after another on one connection; the answers are read once nothing is measured."""
-        draw, loop, connection = random.Random(number), asyncio.get_running_loop(), None
-        while time.monotonic() < until:
-            key = draw.choice(list(self.known))
+    def stream(self, clients, until):
+        """Lets clients request one stream after another; the answers are read once nothing is measured."""
+        draw, keys, answers = random.Random(0), list(self.known), []
+        poll, active = select.epoll(), {}
+
+        def ask(client):
+            key = draw.choice(keys)
             body = json.dumps(self.body(*key, True)).encode()
-            try:
-                if not connection or connection.transport.is_closing():
-                    _, connection = await loop.create_connection(lambda: Client(pause), "127.0.0.1", self.options.port)
-                answers.append((key, await connection.ask(self.request("POST", "/v1/chat/completions", body))))
-            except Exception as error:  # every error is counted
-                self.errors.append(f"{key}: {error!r}")
-                await asyncio.sleep(0.1)
-        if connection:
-            connection.transport.close()
+            client.ask(key, self.request("POST", "/v1/chat/completions", body))
+
+        for client in [Client(self.options.port) for _ in range(clients)]:
+            ask(client)
+            active[client.socket.fileno()] = client
+            poll.register(client.socket, select.EPOLLIN)
+        while active:
+            ready = poll.poll(STUCK)
+            if not ready:
+                self.errors += [f"{client.key}: nothing for {STUCK} s" for client in active.values()]
+                break
+            for number, _ in ready:
+                client = active[number]
+                try:
+                    answer = client.read()
+                    if answer is None:
+                        continue
+                    answers.append((client.key, answer))
+                    if time.monotonic() < until:
+                        ask(client)
+                        continue
+                except OSError as error:
+                    self.errors.append(f"{client.key}: {error!r}")
+                poll.unregister(number)
+                active.pop(number).socket.close()
+            if clients > 1:
+                time.sleep(LOOK_EVERY)
+        return answers
 
     def check(self, answers):
         """Compares answers with the known ones; returns their number of tokens."""
@@ -188,11 +200,15 @@ class Load:
             finally:
                 writer.transport.abort()
 
-    async def run(self, clients, seconds, with_bad):
-        began, cpu, answers = time.monotonic(), processor(self.options.pid), []
-        until, pause = began + seconds, READ_EVERY if clients > 1 else 0
-        work = [self.client(number, until, pause, answers) for number in range(clients)]
-        await asyncio.gather(*work, *([self.nuisance(until)] if with_bad else []))
+    def run(self, clients, seconds, with_bad):
+        began, cpu = time.monotonic(), processor(self.options.pid)
+        until = began + seconds
+        bad = threading.Thread(target=lambda: asyncio.run(self.nuisance(until)))
+        if with_bad:
+            bad.start()
+        answers = self.stream(clients, until)
+        if with_bad:
+            bad.join()
         took, cpu = time.monotonic() - began, processor(self.options.pid) - cpu
         tokens = self.check(answers)
         # What the server itself needs, while the clients use the rest of the machine.
@@ -228,10 +244,10 @@ async def main():
     load = Load(options, options.model)
     load.model = load.model or json.loads(await load.ask("GET", "/v1/models"))["data"][0]["id"]
     await load.learn()
-    one = await load.run(1, 8, False)
-    quiet = await load.run(options.clients, 10, False)
+    one = load.run(1, 8, False)
+    quiet = load.run(options.clients, 10, False)
     early = memory(options.pid) if options.pid else None
-    many = await load.run(options.clients, options.seconds, True)
+    many = load.run(options.clients, options.seconds, True)
     late = memory(options.pid) if options.pid else None
     await asyncio.sleep(1)
     metrics = (await load.ask("GET", "/metrics")).decode().splitlines()
