@@ -16,7 +16,7 @@ import json
 import os
 import random
 import re
-import select
+import selectors
 import socket
 import sys
 import threading
@@ -107,7 +107,7 @@ class Load:
     def stream(self, clients, until):
         """Lets clients request one stream after another; the answers are read once nothing is measured."""
         draw, keys, answers = random.Random(0), list(self.known), []
-        poll, active = select.epoll(), {}
+        selector = selectors.DefaultSelector()
 
         def ask(client):
             key = draw.choice(keys)
@@ -116,15 +116,14 @@ class Load:
 
         for client in [Client(self.options.port) for _ in range(clients)]:
             ask(client)
-            active[client.socket.fileno()] = client
-            poll.register(client.socket, select.EPOLLIN)
-        while active:
-            ready = poll.poll(STUCK)
+            selector.register(client.socket, selectors.EVENT_READ, client)
+        while selector.get_map():
+            ready = [key.data for key, _ in selector.select(STUCK)]
             if not ready:
-                self.errors += [f"{client.key}: nothing for {STUCK} s" for client in active.values()]
+                left = selector.get_map().values()
+                self.errors += [f"{key.data.key}: nothing for {STUCK} s" for key in left]
                 break
-            for number, _ in ready:
-                client = active[number]
+            for client in ready:
                 try:
                     answer = client.read()
                     if answer is None:
@@ -135,8 +134,8 @@ class Load:
                         continue
                 except OSError as error:
                     self.errors.append(f"{client.key}: {error!r}")
-                poll.unregister(number)
-                active.pop(number).socket.close()
+                selector.unregister(client.socket)
+                client.socket.close()
             if clients > 1:
                 time.sleep(LOOK_EVERY)
         return answers
