@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_connection_is_told() {
+    fn a_refused_connection_is_reported() {
         // A port that was free a moment ago, so nothing listens on it.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let error = agent(CONNECT).get(format!("http://127.0.0.1:{port}/")).call().unwrap_err();

@@ -169,15 +169,15 @@ fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
 }
 
 #[test]
-fn a_switch_without_effect_is_told_by_the_plan() {
+fn a_switch_without_effect_is_reported_by_the_plan() {
     let dir = tempfile::tempdir().unwrap();
     let notice = "note: exam.rotate = true has no effect, as only exam.answer = \"letter\" rotates options";
-    for (axes, is_told) in [("[\"cloze\"]", true), ("[\"letter\", \"cloze\"]", false)] {
+    for (axes, is_noted) in [("[\"cloze\"]", true), ("[\"letter\", \"cloze\"]", false)] {
         let text = format!("{TINY}[base.exam]\nrotate = true\n[axes]\n\"exam.answer\" = {axes}\n");
         std::fs::write(dir.path().join("s.toml"), text).unwrap();
         let plan = mindscale(dir.path()).args(["plan", "s.toml"]).assert().code(0);
         let notes = String::from_utf8_lossy(&plan.get_output().stderr).into_owned();
-        assert_eq!(notes.contains(notice), is_told, "{notes}");
+        assert_eq!(notes.contains(notice), is_noted, "{notes}");
     }
 }
 

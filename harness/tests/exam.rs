@@ -301,7 +301,7 @@ fn shots_of_the_built_in_world_change_the_prompts() {
 }
 
 #[test]
-fn prompts_that_are_cut_are_told_on_the_console_in_the_manifest_and_in_the_report() {
+fn prompts_that_are_cut_are_reported_on_the_console_in_the_manifest_and_in_the_report() {
     let Some(case) = shared("cases/17_long_prompt") else { return };
     let dir = tempfile::tempdir().unwrap();
     let sheets = case.join("s").display().to_string();

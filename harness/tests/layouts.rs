@@ -61,7 +61,7 @@ fn vocabularies_that_cannot_be_are_refused_before_anything_starts() {
 }
 
 #[test]
-fn a_vocabulary_that_the_text_cannot_fill_is_told() {
+fn a_vocabulary_that_the_text_cannot_fill_is_reported() {
     let Some((_root, dir)) = case("12_tokenizer_limits") else {
         return;
     };
@@ -82,7 +82,7 @@ fn a_vocabulary_that_the_text_cannot_fill_is_told() {
 }
 
 #[test]
-fn what_a_run_leaves_out_is_told_and_recorded() {
+fn what_a_run_leaves_out_is_reported_and_recorded() {
     let Some((_root, dir)) = case("26_counts") else {
         return;
     };
@@ -126,7 +126,7 @@ fn folders_are_meant_by_their_names() {
 }
 
 #[test]
-fn a_file_is_read_once_and_what_is_left_out_is_told() {
+fn a_file_is_read_once_and_what_is_left_out_is_reported() {
     let Some((_root, dir)) = case("27_paths") else {
         return;
     };

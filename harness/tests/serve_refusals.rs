@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 
 #[test]
-fn what_is_wrong_is_told_in_openai_s_shape() {
+fn what_is_wrong_is_reported_in_openai_s_shape() {
     let server = Running::usual();
     let cases = [
         (

@@ -119,7 +119,7 @@ fn a_mix_is_an_axis_and_every_set_has_its_losses() {
 }
 
 #[test]
-fn what_is_not_read_or_learnt_is_told() {
+fn what_is_not_read_or_learnt_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     write_files(dir);

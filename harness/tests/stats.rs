@@ -200,7 +200,7 @@ fn alike(prediction: &str, answer: &str) -> String {
 }
 
 #[test]
-fn a_letter_counts_in_either_case_and_that_is_told() {
+fn a_letter_counts_in_either_case_and_that_is_reported() {
     let dir = folder(&[("lower.csv", &alike("a", "A")), ("upper.csv", &alike("A", "A"))]);
     let found = json(&dir, &["compare", "lower.csv", "upper.csv"]);
     assert_eq!(
@@ -251,7 +251,7 @@ fn a_guess_without_a_letter_is_wrong_and_one_beyond_the_options_refused() {
 }
 
 #[test]
-fn numbers_that_cannot_be_used_are_told_with_their_line() {
+fn numbers_that_cannot_be_used_are_reported_with_their_line() {
     let law = "N,D,loss\n1e6,2e7,3\n2e6,4e7,-1\n";
     let dir = folder(&[
         ("law.csv", law),

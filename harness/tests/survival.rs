@@ -217,7 +217,7 @@ fn two_drivers_of_one_sweep_do_nothing_twice() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
+fn a_damaged_checkpoint_is_reported_and_the_one_before_serves() {
     let dir = tempfile::tempdir().unwrap();
     for folder in ["whole", "damaged"] {
         fs::create_dir(dir.path().join(folder)).unwrap();

@@ -79,7 +79,7 @@ fn reductions_are_right_and_without_a_barrier_they_are_wrong() {
 }
 
 #[test]
-fn a_barrier_that_some_threads_do_not_reach_is_told() {
+fn a_barrier_that_some_threads_do_not_reach_is_reported() {
     let run = |first: i32, second: i32| {
         launch(&Emulation::default(), "test_barrier", grid(1, 64, 0), &[first, second])
             .map_err(|e| strip_lines(&e))
@@ -118,7 +118,7 @@ struct Lanes {
 }
 
 #[test]
-fn lanes_that_are_missing_in_an_operation_of_their_warp_are_told() {
+fn lanes_that_are_missing_in_an_operation_of_their_warp_are_reported() {
     let gpu = Emulation::default();
     let result = put(&gpu, &[-1i32; 64]);
     let run = |first, last, mask| {
@@ -172,7 +172,7 @@ struct Write {
 }
 
 #[test]
-fn accesses_out_of_bounds_are_told() {
+fn accesses_out_of_bounds_are_reported() {
     let gpu = Emulation::default();
     let others: Vec<_> = (0..20).map(|i| gpu.allocate(i * 1000).unwrap()).collect();
     let floats = gpu.allocate(40 * 4).unwrap(); // 160 of 256 allocated bytes
@@ -208,7 +208,7 @@ fn accesses_out_of_bounds_are_told() {
 }
 
 #[test]
-fn a_write_before_an_allocation_is_told() {
+fn a_write_before_an_allocation_is_reported() {
     let gpu = Emulation::default();
     let floats = gpu.allocate(256).unwrap();
     let error =
@@ -217,7 +217,7 @@ fn a_write_before_an_allocation_is_told() {
 }
 
 #[test]
-fn what_is_undefined_is_told() {
+fn what_is_undefined_is_reported() {
     #[repr(C)]
     struct Undefined {
         floats: Address,

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_for_gpus_is_told() {
+    fn what_is_missing_for_gpus_is_reported() {
         let line = |gpus, gpus_listed, problem: Option<&str>, cuda| {
             GpuCount { gpus, gpus_listed, gpus_problem: problem.map(Into::into) }.line(cuda)
         };

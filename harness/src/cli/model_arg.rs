@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_that_nothing_has_is_told_with_those_that_there_are() {
+    fn a_metric_that_nothing_has_is_reported_with_those_that_there_are() {
         let record = |status: &str, val_loss: Option<f64>| -> TrialRecord {
             let nil = uuid::Uuid::nil();
             let record = serde_json::json!({

@@ -343,7 +343,7 @@ fn verdicts_of_both_orders_are_put_together() {
 }
 
 #[test]
-fn what_fails_is_asked_again_and_then_told() {
+fn what_fails_is_asked_again_and_then_reported() {
     // Every second request fails temporarily; one prompt is never judged.
     let server = Server::start(Box::new(|body, before| match part(body, "prompt") {
         "prompt 2?" => said("I cannot say."),

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_character_at_the_end_is_told() {
+    fn half_a_character_at_the_end_is_reported() {
         let tokenizer = bytes();
         let ids = tokenizer.encode("a龘").unwrap();
         let mut stream = TextStream::new(&tokenizer);

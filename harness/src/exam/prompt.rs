@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_is_shown_solved_is_told() {
+    fn a_question_that_is_shown_solved_is_reported() {
         let Some(tokenizer) = minimind() else { return };
         let mut prompter = prompter(vec![question("天空是 ", 'A'), question("海是", 'B')], Answer::Letter);
         let is_among =

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn sharing_a_gpu_without_mps_is_told() {
+    fn sharing_a_gpu_without_mps_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let control = dir.path().join("control");
         let note =

@@ -287,7 +287,7 @@ fn exams_become_folders_that_are_examined_at_once() {
 }
 
 #[test]
-fn names_that_mean_nothing_are_told() {
+fn names_that_mean_nothing_are_reported() {
     let refused = |name: &str| Wanted::named(name, None, None).unwrap_err().to_string();
     assert!(refused("cevel").ends_with("; did you mean ceval?"));
     assert!(refused("jingyaogong/minimind-v1").ends_with("; did you mean hf:jingyaogong/minimind-v1?"));

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn each_missing_file_is_told_by_its_line_with_the_nearest_name() {
+    fn each_missing_file_is_reported_by_its_line_with_the_nearest_name() {
         let text = "name = 'a'\n[base.data]\nsource = 'files'\npretrain = ['DIR/text/tran.jsonl']\nsft = ['DIR/text/more', 'DIR/text/train.jsonl']\n\
                     dpo = { a = ['DIR/text/*.csv'], b = ['DIR/txt/*.jsonl'] }\n[base.exam]\nsheets = 'DIR/sheet'\n[base.tokenizer]\npath = 'DIR/text/tok'\n";
         assert_eq!(

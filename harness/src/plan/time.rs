@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_told() {
+    fn what_is_not_known_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let by_data = trial(|config| (config.sft.training.enabled, config.exam.enabled) = (false, false));
         let graph = plan(&[by_data], dir.path());

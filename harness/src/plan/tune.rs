@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_at_an_edge_is_told() {
+    fn the_best_at_an_edge_is_reported() {
         let planned = |standing| PlannedTuning { standing, ..PlannedTuning::new("s", &tuning(3, 1, &[3])) };
         assert_eq!(planned(Standing::Chosen(1)).edge(), None);
         assert_eq!(

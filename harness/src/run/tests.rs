@@ -24,7 +24,7 @@ fn of(dir: &Path, file: &str) -> Vec<String> {
 }
 
 #[test]
-fn mistakes_of_an_experiment_and_of_its_sweeps_are_told_together() {
+fn mistakes_of_an_experiment_and_of_its_sweeps_are_reported_together() {
     let experiment = "sweeps = ['s.toml', 'gone.toml']\n[[table]]\nrows = ['seed']\ncolums = ['val.bpb']\n";
     let sweep = "name = 's'\n[base.model]\nn_head = 4\n[axis]\nseed = [1]\n";
     assert_eq!(
@@ -46,7 +46,7 @@ fn mistakes_of_an_experiment_and_of_its_sweeps_are_told_together() {
 }
 
 #[test]
-fn what_trials_cannot_give_is_told_beside_mistakes_of_the_file() {
+fn what_trials_cannot_give_is_reported_beside_mistakes_of_the_file() {
     let claim = |a: &str| {
         format!("[[compare]]\nclaim = 'c'\nmetric = 'val.bpb'\na = \"{a}\"\nb = \"model.n_layers == 2\"\n")
     };
@@ -65,7 +65,7 @@ fn what_trials_cannot_give_is_told_beside_mistakes_of_the_file() {
 }
 
 #[test]
-fn missing_files_are_told_beside_other_mistakes() {
+fn missing_files_are_reported_beside_other_mistakes() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("text")).unwrap();
     fs::write(dir.path().join("text/train.jsonl"), "{}").unwrap();

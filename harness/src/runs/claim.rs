@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn work_under_a_lost_claim_is_told_to_stop() {
+    fn work_under_a_lost_claim_is_reported_to_stop() {
         let runs = tempfile::tempdir().unwrap();
         let dir = runs.path().join("pretrain-1");
         let claim = ours(&dir);

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_repeats_a_row_is_told() {
+    fn a_batch_that_repeats_a_row_is_reported() {
         let few = length(5, &Training { steps: Some(3), ..training() });
         assert_eq!(
             few.notice("sft").map(|n| n.to_string()),

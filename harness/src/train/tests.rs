@@ -493,7 +493,7 @@ fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their
 }
 
 #[test]
-fn the_loss_of_a_step_is_told_by_source() {
+fn the_loss_of_a_step_is_reported_by_source() {
     use super::{Objective, next_tokens, optimizer};
     use crate::config::Sources;
     use model::{LaneConfig, Recompute, Sequence, Trainer};

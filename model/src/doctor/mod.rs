@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_of_each_name_is_told() {
+    fn the_worst_of_each_name_is_reported() {
         let all = [
             check("a", 1e-7, None),
             check("b", 1e-9, None),

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_comes_twice_is_told_with_what_to_do() {
+    fn a_question_that_comes_twice_is_reported_with_what_to_do() {
         let text = "subject,id,stage,prediction,answer\nlaw,0,sft,A,B\nlaw,0,dpo,A,B\n";
         let problem = scores(text, &Columns::default()).unwrap_err().to_string();
         assert!(

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_table_is_told() {
+    fn what_is_no_table_is_reported() {
         assert!(table("").unwrap_err().to_string().ends_with("is empty, expected a header and rows"));
         assert!(table("a,b\n").unwrap_err().to_string().ends_with("has no rows"));
         assert!(table("a,b\n1\n").unwrap_err().to_string().contains(":2: "));

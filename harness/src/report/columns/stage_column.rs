@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_trial_can_have_is_told_with_its_remedy() {
+    fn what_no_trial_can_have_is_reported_with_its_remedy() {
         let lack = |name: &str, config: &TrialConfig| {
             StageColumn::all().iter().find(|column| column.name == name).unwrap().lack(config)
         };

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_is_found_and_an_edge_is_told() {
+    fn the_best_is_found_and_an_edge_is_reported() {
         let curve = |ys: &[f64]| -> Vec<Point> {
             ys.iter().enumerate().map(|(x, y)| Point { x: x as f64, y: *y, ..Point::default() }).collect()
         };

@@ -67,7 +67,7 @@ fn a_law_through_means_over_seeds_is_found_again() {
 }
 
 #[test]
-fn a_loss_that_rises_is_told() {
+fn a_loss_that_rises_is_reported() {
     let rising = |mut record: TrialRecord| {
         record.val_loss = Some(1.0 + 0.02 * (record.params as f64).powf(0.3));
         record

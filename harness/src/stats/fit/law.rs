@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_hold_the_law_and_larger_runs_are_told() {
+    fn intervals_hold_the_law_and_larger_runs_are_reported() {
         let (n, d, loss) = runs(0.001);
         let found = fit_law(&[&n, &d], &loss, 0.95, DRAWS).unwrap();
         for (estimate, truth) in [(found.e, 1.8), (found.terms[0].1, 0.35), (found.terms[1].1, 0.37)] {
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_points_do_not_determine_is_told() {
+    fn what_points_do_not_determine_is_reported() {
         let (n, _, loss) = runs(0.0);
         let along: Vec<f64> = n.iter().map(|n| 20.0 * n).collect();
         let problem = |x: &[&[f64]], loss: &[f64]| fit_law(x, loss, 0.95, DRAWS).unwrap_err().to_string();

@@ -24,7 +24,7 @@ fn all_errors_of_a_file_are_reported_together() {
 }
 
 #[test]
-fn numbers_out_of_range_are_told_beside_values_of_the_wrong_kind() {
+fn numbers_out_of_range_are_reported_beside_values_of_the_wrong_kind() {
     let text = "[base.data]\nval_share = 'x'\n[base.pretrain]\nbatch_size = 0\nlr = -1\n[base.model]\nn_layers = 0\n\
                 [axes]\n'model.n_layers' = [2, 5000]\n[tune]\nseeds = [11]\n'sft.lr' = [1e-3, -1e-3]\n";
     assert_eq!(
@@ -38,7 +38,7 @@ fn numbers_out_of_range_are_told_beside_values_of_the_wrong_kind() {
 }
 
 #[test]
-fn what_is_left_empty_is_told_where_its_part_was_asked_for() {
+fn what_is_left_empty_is_reported_where_its_part_was_asked_for() {
     assert_eq!(
         errors(
             "[base.data]\nsource = 'files'\npretrain = ['a.txt']\n[base.sft]\nenabled = true\n[base.exam]\nenabled = true\n"
@@ -164,7 +164,7 @@ fn impossible_trials_are_named_with_the_trials_they_are_in() {
 }
 
 #[test]
-fn lengths_and_sizes_that_do_not_fit_are_told_where_they_were_set() {
+fn lengths_and_sizes_that_do_not_fit_are_reported_where_they_were_set() {
     assert_eq!(
         errors("[base.model]\nmax_seq_len = 128\n[base.sft]\nseq_len = 256\n[base.dpo]\nenabled = false\n"),
         "a.toml:3: pretrain.seq_len: is 512, expected at most model.max_seq_len = 128\n\
@@ -199,7 +199,7 @@ fn case(path: &str) -> Option<Result<usize, String>> {
 }
 
 #[test]
-fn shared_cases_are_told_before_anything_starts() {
+fn shared_cases_are_reported_before_anything_starts() {
     for (path, expected) in [
         ("28_config/device.toml", Ok(2)),
         ("28_config/slurm.toml", Ok(1)),

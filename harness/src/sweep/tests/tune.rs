@@ -136,7 +136,7 @@ fn solved_keys_follow_from_what_is_tried() {
 }
 
 #[test]
-fn mistakes_are_told_with_their_places() {
+fn mistakes_are_reported_with_their_places() {
     let tune = |text: &str| errors(&format!("{BASE}[tune]\n{text}"));
     let lr = "\"pretrain.lr\" = [1e-3, 2e-3]\n";
     assert_eq!(

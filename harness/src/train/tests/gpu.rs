@@ -62,7 +62,7 @@ fn steep(dir: &Path, trial: &TrialConfig) {
 }
 
 #[test]
-fn steps_that_overflow_are_skipped_told_and_remembered() {
+fn steps_that_overflow_are_skipped_reported_and_remembered() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 1, 4..=4);
     let training = Training { batch_size: 1, ..steps(16, 1e-3) };

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_are_told_between_measured_sizes() {
+    fn moves_are_reported_between_measured_sizes() {
         let processor = Processor { moves: vec![(100.0, 1.0), (10_000.0, 3.0)], ..multiplier() };
         let found = [1.0, 100.0, 1000.0, 10_000.0, 1e9].map(|bytes| processor.number(bytes));
         for (found, want) in found.into_iter().zip([1.0, 1.0, 2.0, 3.0, 3.0]) {

@@ -10,7 +10,7 @@ fn part(name: Option<&str>, is_held_out: bool, texts: &[String]) -> Part<'static
 }
 
 #[test]
-fn where_nothing_is_held_out_it_is_told() {
+fn where_nothing_is_held_out_it_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = small();
     for (share, expected) in [

@@ -370,7 +370,7 @@ fn rows_are_counted_by_the_reason_for_which_they_are_left_out() {
 }
 
 #[test]
-fn a_source_of_which_nothing_is_left_is_told_without_the_others_that_share_its_log() {
+fn a_source_of_which_nothing_is_left_is_reported_without_the_others_that_share_its_log() {
     let dir = tempfile::tempdir().unwrap();
     let [one, other] = ["a.jsonl", "b.jsonl"].map(|name| dir.path().join(name));
     std::fs::write(&one, "{\"q\":\"a\",\"a\":\"b\"}\n{\"q\":\"\",\"a\":\"b\"}\n").unwrap();
