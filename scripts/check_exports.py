@@ -121,9 +121,9 @@ def check_hf(folder, out):
 
     ids = encode(folder, TEXTS[0])
     mine, greedy = ours(folder, ids)
-    model, told = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     for key in ["missing_keys", "unexpected_keys", "mismatched_keys"]:
-        assert not told[key], (key, told[key])
+        assert not loading[key], (key, loading[key])
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     assert tokenizer(TEXTS[1], add_special_tokens=False).input_ids == encode(folder, TEXTS[1])
     assert tokenizer.apply_chat_template([{"role": "user", "content": "你好"}], tokenize=False).count("你好") == 1
@@ -227,19 +227,19 @@ def main():
                     try:
                         if not done:
                             assert error.startswith("error: ") and "panicked" not in error, error
-                            told = f"refused: {error.removeprefix('error: ').removeprefix(f'{folder}: ')}"
+                            outcome = f"refused: {error.removeprefix('error: ').removeprefix(f'{folder}: ')}"
                         elif form == "hf":
-                            told = check_hf(folder, out)
+                            outcome = check_hf(folder, out)
                             comes_back(folder, out, parent / f"{number}-back")
                         elif form == "pth":
-                            told = check_pth(folder, out)
+                            outcome = check_pth(folder, out)
                             comes_back(folder, out, parent / f"{number}-again")
                         else:
-                            told = check_gguf(folder, out, precision)
+                            outcome = check_gguf(folder, out, precision)
                     except Exception as problem:  # report it and go on with the others
                         failed += 1
-                        told = f"FAILED: {type(problem).__name__}: {problem}"
-                    print(f"{name} | {form}{f' {precision}' if precision else ''} | {told}", flush=True)
+                        outcome = f"FAILED: {type(problem).__name__}: {problem}"
+                    print(f"{name} | {form}{f' {precision}' if precision else ''} | {outcome}", flush=True)
                     shutil.rmtree(out, ignore_errors=True)
     print(f"{failed} failed" if failed else "all is well")
     sys.exit(failed > 0)

@@ -49,8 +49,8 @@ def streams(client, model):
         assert said[-1].finish_reason == whole.choices[0].finish_reason
         assert all(choice.finish_reason is None for choice in said[:-1])
         if extra:
-            told = [token for choice in said if choice.logprobs for token in choice.logprobs.content]
-            assert told == whole.choices[0].logprobs.content
+            streamed = [token for choice in said if choice.logprobs for token in choice.logprobs.content]
+            assert streamed == whole.choices[0].logprobs.content
     # MiniMind's own example requests no limit in this way.
     assert list(client.chat.completions.create(model=model, messages=QUESTION, max_tokens=-1, stream=True))
 

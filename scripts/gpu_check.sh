@@ -54,9 +54,9 @@ step() {
 # Fails unless the output of `doctor --json` lists a GPU: `doctor` passes as well where it finds none.
 lists_gpu='
 import json, sys
-told = json.load(open(sys.argv[1], encoding="utf-8"))
-gpus = sorted({of["device"] for of in told["devices"] if of["device"].startswith("cuda")})
-machine = told["machine"]
+doctor = json.load(open(sys.argv[1], encoding="utf-8"))
+gpus = sorted({of["device"] for of in doctor["devices"] if of["device"].startswith("cuda")})
+machine = doctor["machine"]
 reason = machine.get("gpus_problem") or ("no GPU is there" if machine["cuda"] else "it was built without --features cuda")
 print(", ".join(gpus) or f"mindscale doctor checked no GPU: {reason}")
 sys.exit(not gpus)'

@@ -106,8 +106,8 @@ def html_of_a_model_stays_text(checks):
         body = answer(page).locator(".markdown")
         assert page.evaluate("window.hacked") is None
         assert body.locator("script, img, svg, iframe, [onclick], [onerror], [onload], [style]").count() == 0
-        for told in ["<script>window.hacked = 1</script>", "<img src=x onerror=", '<div onclick="window.hacked = 3">', "<b>"]:
-            assert told in body.inner_text(), told
+        for raw in ["<script>window.hacked = 1</script>", "<img src=x onerror=", '<div onclick="window.hacked = 3">', "<b>"]:
+            assert raw in body.inner_text(), raw
         assert body.locator("a").evaluate_all("links => links.map(a => a.href)") == ["https://example.com/?a=1&b=2"]
         assert "noopener" in body.locator("a").get_attribute("rel")
         page.locator(".conversations a").first.click()
@@ -258,10 +258,10 @@ def sweeps_fill_in_without_losing_the_place(checks):
         link.focus()
         page.mouse.wheel(0, 150)
         page.wait_for_timeout(300)
-        place, told = page.evaluate("scrollY"), page.locator(".data").inner_text()
+        place, before = page.evaluate("scrollY"), page.locator(".data").inner_text()
         assert place > 0
         page.evaluate("document.querySelector('.data td.label a').marked = true")
-        until(page, "old => document.querySelector('.data').innerText !== old", arg=told)
+        until(page, "old => document.querySelector('.data').innerText !== old", arg=before)
         page.wait_for_timeout(2500)
         assert page.evaluate("document.activeElement.closest('tr')?.rowIndex") == 2
         assert page.evaluate("scrollY") == place and page.evaluate("document.querySelector('.data td.label a').marked")
@@ -343,8 +343,8 @@ def numbers_are_right(checks):
         assert run("tokens.js", grouping, [[0xE4], [0xBD], [0xA0, 65], [66]]) == [[], [], ["你A"], ["B"]]
         assert run("tokens.js", grouping, [[0xFF]] * 5) == [[], [], [], [], ["\ufffd" * 5]]
         assert run("curves.js", "m.distinct(['a=1 b=2', 'a=1 b=3'])") == ["b=2", "b=3"] and run("curves.js", "m.distinct(['a=1'])") == ["a=1"]
-        told = run("i18n.js", "[26878464, 1.25e13, 0.31234, 0].map(m.number).concat([0.0001, 0.0123, 0.123].map(m.percent), m.count(26878464))")
-        assert told == ["26,878,464", "1.25e13", "0.3123", "0", "<0.1 %", "1.2 %", "12 %", "26.9 M"]
+        shown = run("i18n.js", "[26878464, 1.25e13, 0.31234, 0].map(m.number).concat([0.0001, 0.0123, 0.123].map(m.percent), m.count(26878464))")
+        assert shown == ["26,878,464", "1.25e13", "0.3123", "0", "<0.1 %", "1.2 %", "12 %", "26.9 M"]
 
 
 def a_key_is_asked_for(checks):

@@ -130,7 +130,7 @@ fn questions_that_either_side_lacks_are_left_out_and_counted() {
     let found = json(&dir, &["compare", "a.csv", "b.csv"]);
     // 1 and 4 are left out of 1 to 4.
     assert_eq!((found["questions"].as_u64(), found["questions_left_out"].as_u64()), (Some(2), Some(2)));
-    // A question that both sides lack is told as a row of each.
+    // A question that both sides lack is reported as a row of each.
     let dir = folder(&[("a.csv", "id,score\n1,1\n2,\n3,1\n"), ("b.csv", "id,score\n1,1\n2,\n3,0\n")]);
     let found = json(&dir, &["compare", "a.csv", "b.csv"]);
     assert_eq!((found["questions"].as_u64(), found["a"]["rows_without_score"].as_u64()), (Some(2), Some(1)));

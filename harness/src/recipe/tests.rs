@@ -331,7 +331,7 @@ fn run_all(change: impl Fn(&mut TrialConfig), runs: &Path) -> crate::plan::Stage
         let exam_tokens = results.exam_at.and_then(|examined| examined.tokens);
         let results =
             json!({ "tokens": results.tokens, "exam_tokens": exam_tokens, "routing": results.routing });
-        std::fs::write(request.dir.join("told.json"), results.to_string()).unwrap();
+        std::fs::write(request.dir.join("results.json"), results.to_string()).unwrap();
     }
     graph
 }
@@ -362,7 +362,7 @@ fn exams_are_sat_on_the_way_of_a_stage() {
     let exam = |at: usize| &after.2[at].dir;
     assert_eq!(read(&before.2[0].dir, "questions.json"), read(exam(1), "questions.json"));
     assert_ne!(read(exam(0), "questions.json"), read(exam(1), "questions.json"));
-    let results = |dir: &Path| serde_json::from_slice::<Value>(&read(dir, "told.json")).unwrap();
+    let results = |dir: &Path| serde_json::from_slice::<Value>(&read(dir, "results.json")).unwrap();
     let (half, all) =
         (results(exam(0))["exam_tokens"].as_u64().unwrap(), results(new)["tokens"].as_u64().unwrap());
     assert!(half > 0 && half < all, "{half} of {all}");
@@ -393,7 +393,7 @@ fn an_exam_tells_where_the_tokens_of_each_subject_went() {
             run_all(|config| (config.model.n_experts, config.model.top_k) = (n_experts, 2), runs.path());
         let exam = graph.nodes.iter().find(|node| node.stage == Stage::Exam).unwrap();
         let results: Value =
-            serde_json::from_slice(&std::fs::read(exam.dir.join("told.json")).unwrap()).unwrap();
+            serde_json::from_slice(&std::fs::read(exam.dir.join("results.json")).unwrap()).unwrap();
         serde_json::from_value(results["routing"].clone()).unwrap()
     };
     assert_eq!(results(0), []);

@@ -174,7 +174,7 @@ struct Loop<'a, B: Backend> {
     /// Seconds of earlier attempts.
     earlier_seconds: f64,
     began: Instant,
-    /// When the speed was last told, and the tokens up to then.
+    /// When the speed was last reported, and the tokens up to then.
     speed_from: (Instant, u64),
 }
 

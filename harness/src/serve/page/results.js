@@ -18,9 +18,9 @@ export class Results {
   }
 
   update(files) {
-    const told = JSON.stringify(files);
-    if (told === this.told) return; // figures stay loaded
-    this.told = told;
+    const shown = JSON.stringify(files);
+    if (shown === this.shown) return; // figures stay loaded
+    this.shown = shown;
     const { report, figures = [], tables = [] } = files ?? {};
     this.node.hidden = !report && !figures.length && !tables.length;
     this.report.replaceChildren(...(report ? [el("a", { href: href(report), target: "_blank", rel: "noopener", t: "report" })] : []));

@@ -13,7 +13,7 @@ import { SortTable } from "./table.js";
 
 const CURVES = 8; // drawn at first
 const MOST_CURVES = 24;
-const LEFT_OUT = ["trial", "sweep", "status", "reason"]; // told by columns of our own
+const LEFT_OUT = ["trial", "sweep", "status", "reason"]; // shown in columns of our own
 
 export class Sweep {
   constructor(name) {
@@ -174,12 +174,12 @@ function rowsOf({ status, trials: { columns, rows } }) {
   const trials = status ? [...standing.keys()] : [...recorded.keys()];
   const row = (trial, values, times) => {
     const stands = standing.get(trial);
-    const told = (name) => values?.[columns.indexOf(name)];
+    const field = (name) => values?.[columns.indexOf(name)];
     return {
       id: `${trial} ${times}`, trial, values, isFirst: times === 0,
       label: stands?.label || labelOf(columns, values) || String(trial).slice(0, 8),
-      state: stands ? stateOf(stands) : told("status") || "pending",
-      reason: (stands ? stands.reason : told("reason")) ?? "",
+      state: stands ? stateOf(stands) : field("status") || "pending",
+      reason: (stands ? stands.reason : field("reason")) ?? "",
       ...workOf(stands),
     };
   };

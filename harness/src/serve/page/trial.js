@@ -77,8 +77,8 @@ export class Trial {
     const lines = (trial?.stages ?? []).flatMap(({ log }) => log ?? []);
     this.log.hidden = this.logHead.hidden = !lines.length;
     write(this.log, lines.join("\n"));
-    const told = (name) => !["sweep", "status", "reason"].includes(name);
-    const facts = columns.map((name, i) => [name, record ? cell(valueOf(record[i]), name) : ""]).filter(([name, value]) => value !== "" && told(name));
+    const isFact = (name) => !["sweep", "status", "reason"].includes(name);
+    const facts = columns.map((name, i) => [name, record ? cell(valueOf(record[i]), name) : ""]).filter(([name, value]) => value !== "" && isFact(name));
     const shown = JSON.stringify(facts);
     if (shown === this.shown) return;
     this.shown = shown;
