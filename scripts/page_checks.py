@@ -180,7 +180,7 @@ def a_pretrained_model_continues(checks):
         assert checks.server.asked[-1]["prompt"] == "世界上最高的山" + said
 
 
-def errors_are_told(checks):
+def errors_are_shown(checks):
     with checks.page() as page:
         ask(page, "error")
         expect(answer(page).get_by_role("alert")).to_contain_text("128: shorten it")
@@ -451,6 +451,6 @@ def a_phone_is_enough(checks):
 
 
 CHECKS = [words_are_whole, numbers_are_right, an_answer_streams_and_stops, html_of_a_model_stays_text, markdown_is_shown,
-        turns_are_edited_regenerated_kept_and_exported, a_pretrained_model_continues, errors_are_told, answers_stand_side_by_side,
+        turns_are_edited_regenerated_kept_and_exported, a_pretrained_model_continues, errors_are_shown, answers_stand_side_by_side,
         sweeps_fill_in_without_losing_the_place, a_sweep_lists_the_trials_it_has, curves_are_drawn_and_read, a_key_is_asked_for, languages_change_in_place,
         the_keyboard_is_enough, a_phone_is_enough]  # fmt: skip
