@@ -24,9 +24,9 @@ import time
 
 PROMPTS = ["天空是什么颜色？", "你好", "请介绍一下你自己", "What is the sky?", "一加一等于几？", "水在多少度结冰？", "讲一个故事", "谁写了这本书？"]
 
-# Seconds between two looks at the streams, if there are several. The clients share the server's cores, so they wake up no
+# Seconds between two polls of the streams, if there are several. The clients share the server's cores, so they wake up no
 # more often than they must; pieces wait in the sockets meanwhile.
-LOOK_EVERY = 0.005
+POLL_EVERY = 0.005
 
 # Seconds without any piece after which the streams count as stuck.
 STUCK = 60
@@ -137,7 +137,7 @@ class Load:
                 selector.unregister(client.socket)
                 client.socket.close()
             if clients > 1:
-                time.sleep(LOOK_EVERY)
+                time.sleep(POLL_EVERY)
         return answers
 
     def check(self, answers):
