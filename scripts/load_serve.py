@@ -19,8 +19,8 @@ import re
 import selectors
 import socket
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 PROMPTS = ["天空是什么颜色？", "你好", "请介绍一下你自己", "What is the sky?", "一加一等于几？", "水在多少度结冰？", "讲一个故事", "谁写了这本书？"]
 
@@ -202,12 +202,11 @@ class Load:
     def run(self, clients, seconds, with_bad):
         began, cpu = time.monotonic(), processor(self.options.pid)
         until = began + seconds
-        bad = threading.Thread(target=lambda: asyncio.run(self.nuisance(until)))
-        if with_bad:
-            bad.start()
-        answers = self.stream(clients, until)
-        if with_bad:
-            bad.join()
+        with ThreadPoolExecutor(1) as pool:
+            bad = pool.submit(asyncio.run, self.nuisance(until)) if with_bad else None
+            answers = self.stream(clients, until)
+            if bad:
+                bad.result()  # raises what went wrong there
         took, cpu = time.monotonic() - began, processor(self.options.pid) - cpu
         tokens = self.check(answers)
         # What the server itself needs, while the clients use the rest of the machine.
