@@ -1,6 +1,7 @@
 //! Threads, memory and time, as provided by the operating system.
 
 use anyhow::{Context, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::fs;
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,9 +11,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// # Errors
 /// If `work` fails, or threads cannot be started.
 pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    let pool = builder.build().with_context(|| format!("{threads} threads cannot be started"))?;
-    pool.install(work)
+    thread_pool(threads)?.install(work)
+}
+
+/// Creates a pool of `threads` threads; 0 for all cores.
+///
+/// # Errors
+/// If the threads cannot be started.
+pub fn thread_pool(threads: usize) -> Result<ThreadPool> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads);
+    builder.build().with_context(|| format!("{threads} threads cannot be started"))
 }
 
 /// Returns the number of cores that this process may use; the system is asked once.

@@ -2,7 +2,8 @@
 //! any two steps.
 //!
 //! In each step, a text that is being generated reads its last token, and a text whose prompt is incomplete reads the next
-//! piece of it. All texts are read together, distributed over the current rayon threads if the backend computes there.
+//! piece of it. All texts are read together, distributed over the current rayon threads if the backend computes there. Threads
+//! that need not wait for each other after each step have a batch each, between which texts can move.
 //! *Invariant:* a text depends only on its prompt, its options and the model: pieces end at fixed positions, independent of
 //! the other texts.
 
@@ -13,6 +14,7 @@ use crate::sampling::{LogProbs, Sampler, not_finite};
 use crate::transformer::Transformer;
 use crate::{Error, Result};
 use rayon::prelude::*;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Maximum number of positions of a prompt that one step reads; a multiple of the query tile of attention.
 const PIECE: usize = 256;
@@ -21,9 +23,16 @@ const PIECE: usize = 256;
 /// a token.
 const PROMPT_POSITIONS: usize = 512;
 
-/// Identifier of a text; later texts have greater identifiers.
+/// Identifier of a text, unique in this process; the texts of one [`GenerationBatch::begin`] have ascending identifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TextId(u64);
+
+impl TextId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Event of a text during a step.
 #[derive(Debug)]
@@ -45,7 +54,8 @@ pub enum Event {
 pub struct GenerationBatch<'a, B: Backend> {
     model: &'a Transformer<B>,
     texts: Vec<Text<B>>,
-    next: u64,
+    /// Number of threads over which a step distributes the texts; `None` for the current rayon threads.
+    threads: Option<usize>,
 }
 
 /// A prompt that is being read for one or more texts, or a single text that is being generated.
@@ -73,7 +83,13 @@ struct Writer {
 impl<'a, B: Backend> GenerationBatch<'a, B> {
     /// Creates an empty set of texts for `model`.
     pub fn new(model: &'a Transformer<B>) -> Self {
-        Self { model, texts: vec![], next: 0 }
+        let threads = (!B::LANES).then_some(1);
+        Self { model, texts: vec![], threads }
+    }
+
+    /// Makes steps run on the calling thread alone.
+    pub fn on_one_thread(self) -> Self {
+        Self { threads: Some(1), ..self }
     }
 
     /// Returns whether no text is being generated.
@@ -106,15 +122,14 @@ impl<'a, B: Backend> GenerationBatch<'a, B> {
                 "token id {id} is outside the model's vocabulary of {vocab_size}; is this the model's own tokenizer?"
             )));
         }
-        let writer = |(id, options): (u64, &GenerateOptions)| {
+        let writer = |options: &GenerateOptions| {
             let GenerateOptions { sampling, seed, choice, .. } = *options;
             let sampler = Sampler::new(sampling, seed, choice, vocab_size, prompt)?;
-            Ok(Writer { id: TextId(id), sampler, options: options.clone(), written: 0 })
+            Ok(Writer { id: TextId::next(), sampler, options: options.clone(), written: 0 })
         };
-        let writers: Vec<Writer> = (self.next..).zip(options).map(writer).collect::<Result<_>>()?;
+        let writers: Vec<Writer> = options.iter().map(writer).collect::<Result<_>>()?;
         let Some(most) = options.iter().map(|options| options.max_tokens).max() else { return Ok(vec![]) };
         let cache = self.model.cache(prompt.len().saturating_add(most))?;
-        self.next += writers.len() as u64;
         let ids = writers.iter().map(|writer| writer.id).collect();
         let (is_prompt, prompt) = (true, prompt.to_vec());
         self.texts.push(Text { cache, ids: prompt, read: 0, is_prompt, prompt_log_probs, writers });
@@ -132,6 +147,27 @@ impl<'a, B: Backend> GenerationBatch<'a, B> {
         self.texts.retain(|text| !text.writers.is_empty());
     }
 
+    /// Returns the identifiers of the texts.
+    pub fn ids(&self) -> impl Iterator<Item = TextId> {
+        self.texts.iter().flat_map(|text| text.writers.iter().map(|writer| writer.id))
+    }
+
+    /// Moves the texts of another batch of the same model to this one.
+    pub fn append(&mut self, mut other: Self) {
+        self.texts.append(&mut other.texts);
+    }
+
+    /// Moves up to `len` texts to a batch of their own. Texts that still share a prompt stay.
+    pub fn split_off(&mut self, len: usize) -> Self {
+        let mut left = len;
+        let texts = self.texts.extract_if(.., |text| {
+            let is_moved = left > 0 && text.writers.len() == 1;
+            left -= usize::from(is_moved);
+            is_moved
+        });
+        Self { texts: texts.collect(), ..*self }
+    }
+
     /// Advances the texts by one token or one piece of the prompt each, and returns their events, ordered by text. Prompts
     /// beyond the limit of a step wait for a later one.
     pub fn step(&mut self) -> Vec<(TextId, Event)> {
@@ -147,7 +183,7 @@ impl<'a, B: Backend> GenerationBatch<'a, B> {
             }
             now.push(text);
         }
-        let mut shares = distribute(now, if B::LANES { rayon::current_num_threads() } else { 1 });
+        let mut shares = distribute(now, self.threads.unwrap_or_else(rayon::current_num_threads));
         let done: Vec<StepOutput<B>> = match shares.len() {
             1 => shares.iter_mut().map(|share| advance(model, share)).collect(),
             _ => shares.into_par_iter().map(|mut share| advance(model, &mut share)).collect(),

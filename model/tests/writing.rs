@@ -5,6 +5,8 @@ use model::{
     Cpu, Event, GenerateOptions, GenerationBatch, LogProbs, Mode, ModelConfig, Ragged, Sampling, TextId,
     Transformer, Weights,
 };
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -83,6 +85,41 @@ fn texts_that_begin_and_leave_at_any_time_are_those_written_alone() {
                 }
             });
         }
+    }
+}
+
+#[test]
+fn texts_that_move_between_batches_are_those_written_alone() {
+    for (round, config) in shapes().into_iter().enumerate() {
+        let model = Transformer::new(&config, 5, &Cpu).unwrap();
+        let mut random = StdRng::seed_from_u64(round as u64);
+        let mut batches = [(); 3].map(|()| GenerationBatch::new(&model).on_one_thread());
+        let (mut recorded, mut want) = (Recorded::default(), vec![]);
+        for i in 0..10 {
+            let prompt = ids_of(random.random_range(1..600), i);
+            let all: Vec<GenerateOptions> = (0..random.random_range(1..4))
+                .map(|choice| GenerateOptions { choice, ..options(i.into(), random.random_range(1..30)) })
+                .collect();
+            let ids = batches[random.random_range(0..3)].begin(&prompt, &all, None).unwrap();
+            want.extend(
+                ids.into_iter().zip(all).map(|(id, options)| (id, alone(&model, &prompt, &options, None))),
+            );
+            for _ in 0..random.random_range(0..8) {
+                recorded.add(batches[random.random_range(0..3)].step());
+                let (len, from) = (random.random_range(0..4), random.random_range(0..3));
+                let before: usize = batches.iter().map(GenerationBatch::len).sum();
+                let moved = batches[from].split_off(len);
+                assert!(moved.len() <= len && moved.ids().count() == moved.len());
+                batches[(from + 1) % 3].append(moved);
+                assert_eq!(batches.iter().map(GenerationBatch::len).sum::<usize>(), before);
+            }
+        }
+        for batch in &mut batches {
+            while !batch.is_empty() {
+                recorded.add(batch.step());
+            }
+        }
+        assert_eq!(recorded.0, want.into_iter().collect());
     }
 }
 

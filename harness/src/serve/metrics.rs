@@ -44,7 +44,7 @@ const OF_MODELS: [Series; 7] = [
         c.prompt_tokens.load(Ordering::Relaxed)
     }),
     ("mindscale_written_tokens_total", "counter", "Tokens written", |c| c.tokens.load(Ordering::Relaxed)),
-    ("mindscale_steps_total", "counter", "Steps of the model, each over all texts", |c| {
+    ("mindscale_steps_total", "counter", "Steps, each over the texts of one worker", |c| {
         c.steps.load(Ordering::Relaxed)
     }),
     ("mindscale_texts_abandoned_total", "counter", "Texts whose client disconnected", |c| {

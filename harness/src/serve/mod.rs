@@ -1,7 +1,7 @@
 //! Serves models over HTTP: an OpenAI-compatible API, and the web page that is part of the program.
 //!
-//! A request body becomes an [`ask::Ask`], and that becomes [`Request`]s to the model's [`Scheduler`], whose thread
-//! generates many texts at a time; its events become an [`answer::Answer`], whole or streamed. *Invariants:* an answer
+//! A request body becomes an [`ask::Ask`], and that becomes [`Request`]s to the model's [`Scheduler`], whose workers
+//! generate many texts at a time; its events become an [`answer::Answer`], whole or streamed. *Invariants:* an answer
 //! depends on its request alone; nothing that a client sends or fails to send delays another client; nothing is written
 //! to disk.
 
@@ -19,6 +19,7 @@ pub mod scheduler;
 mod server;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 pub use models::Served;
 pub use scheduler::{Counts, Ending, Failure, Limits, Refusal, Request, Scheduler, Update};

@@ -1,26 +1,22 @@
-//! Scheduling of generation: requests wait in a queue, and one thread per model generates as many texts at a time as
-//! the limits allow.
+//! Scheduling of generation: requests wait in a queue, and the workers of a model generate as many texts at a time as the
+//! limits allow.
 //!
 //! Requests are submitted with [`Scheduler::submit`]; their events come out of a channel. The channel is unbounded, as
 //! `max_tokens` bounds the number of events, so a slow receiver delays nobody; a receiver that is dropped frees its
 //! place before the next step. A text's first token is sent at once, those after it at most every `PIECE_EVERY`.
 //! *Invariant:* a text depends on its request alone, not on what else is being generated.
 
+use super::workers::Workers;
 use crate::data::Tokenizer;
-use crate::data::stream::{AnswerStream, Piece};
-use crate::system::on_threads;
+use crate::system::thread_pool;
 use anyhow::{Context, Result};
-use model::{Backend, Event, GenerateOptions, GenerationBatch, LogProbs, TextId, Token, Transformer};
-use rayon::prelude::*;
-use std::collections::{BTreeMap, VecDeque};
+use model::{Backend, GenerateOptions, LogProbs, Token, Transformer};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-
-/// Number of texts that one thread decodes at a time; for fewer, waking another thread does not pay off.
-const TEXTS_A_THREAD: usize = 8;
 
 /// Minimum time between two pieces of a text. More than 50 a second cannot be read, and on the way to the client each
 /// costs more than generating a token with a tiny model.
@@ -129,38 +125,45 @@ pub struct Counts {
     pub prompt_tokens: AtomicU64,
     /// Tokens generated so far.
     pub tokens: AtomicU64,
-    /// Model steps so far, each over all texts.
+    /// Steps so far, each over the texts of one worker.
     pub steps: AtomicU64,
     /// Texts whose receiver was dropped before their end.
     pub abandoned: AtomicU64,
 }
 
-/// The queue of one model, and the thread that processes it.
+/// The queue of one model, and the thread that starts workers for it.
 pub struct Scheduler {
     shared: Arc<Shared>,
     limits: Limits,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+/// What the scheduler shares with its workers.
+#[derive(Default)]
+pub(super) struct Shared {
     queue: Mutex<Queue>,
+    /// Notified when a worker may be needed or none is left.
     wake: Condvar,
-    counts: Counts,
+    pub counts: Counts,
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    is_closed: bool,
+pub(super) struct Queue {
+    pub waiting: VecDeque<Waiting>,
+    pub is_closed: bool,
+    /// Number of workers.
+    pub workers: usize,
+    /// Number of texts that are being generated.
+    pub texts: usize,
 }
 
-struct Waiting {
-    request: Request,
-    to: UnboundedSender<Update>,
+pub(super) struct Waiting {
+    pub request: Request,
+    pub to: UnboundedSender<Update>,
 }
 
 impl Scheduler {
-    /// Starts the thread of a model, which computes with `threads` threads; 0 uses all cores.
+    /// Starts the scheduler of a model, which computes with `threads` threads; 0 uses all cores.
     ///
     /// # Errors
     /// If a thread cannot be started.
@@ -170,23 +173,13 @@ impl Scheduler {
         limits: Limits,
         threads: usize,
     ) -> Result<Self> {
-        let shared =
-            Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), counts: Counts::default() });
+        let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
+        let pool = thread_pool(threads)?;
         let work = move || {
-            // However the work ends, even by a panic, nobody is left waiting for it.
-            let own = Closing(own);
-            on_threads(threads, || {
-                Worker {
-                    shared: &own.0,
-                    limits,
-                    tokenizer: &tokenizer,
-                    writing: GenerationBatch::new(&transformer),
-                    jobs: BTreeMap::new(),
-                }
-                .work();
-                Ok(())
-            })
+            let most = if B::LANES { pool.current_num_threads() } else { 1 };
+            let workers = Workers::new(&own, limits, &transformer, &tokenizer, most);
+            pool.in_place_scope(|scope| workers.start_when_needed(scope));
         };
         let thread = std::thread::Builder::new().name("scheduler".into()).spawn(work);
         let thread = Some(thread.context("a thread cannot be started")?);
@@ -242,235 +235,44 @@ impl Drop for Scheduler {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    pub fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Closes the queue when the thread ends; the channels of waiting requests close with it.
-struct Closing(Arc<Shared>);
+    /// Waits for a notification.
+    pub fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
 
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let mut queue = self.0.lock();
+    pub fn notify(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Closes the queue at once; the channels of waiting requests close with it.
+    pub fn abort(&self) {
+        let mut queue = self.lock();
         queue.is_closed = true;
         queue.waiting.clear();
     }
 }
 
-/// State of a model's thread.
-struct Worker<'a, B: Backend> {
-    shared: &'a Shared,
-    limits: Limits,
-    tokenizer: &'a Tokenizer,
-    writing: GenerationBatch<'a, B>,
-    jobs: BTreeMap<TextId, Job<'a>>,
-}
-
-/// A text being generated.
-struct Job<'a> {
-    choice: usize,
-    stream: AnswerStream<'a>,
-    tokens: usize,
-    /// Text and tokens that are not sent yet.
-    unsent: (String, Vec<Token>),
-    last_sent: Option<Instant>,
-    to: UnboundedSender<Update>,
-    deadline: Instant,
-    is_over: bool,
-}
-
-impl<B: Backend> Worker<'_, B> {
-    /// Works until the queue is closed and empty.
-    fn work(mut self) {
-        while let Some(taken) = self.take() {
-            taken.into_iter().for_each(|waiting| self.begin(waiting));
-            self.end_expired();
-            self.step();
-            self.shared.counts.writing.store(self.writing.len(), Ordering::Relaxed);
-        }
-    }
-
-    /// Takes the next requests in the order of submission; blocks while there is nothing to do. `None` ends the work.
-    fn take(&mut self) -> Option<Vec<Waiting>> {
-        let mut queue = self.shared.lock();
-        loop {
-            let mut taken = vec![];
-            let now = Instant::now();
-            let mut room = self.limits.texts.saturating_sub(self.writing.len());
-            queue.waiting.retain(|waiting| {
-                let is_late = waiting.request.deadline <= now;
-                if is_late {
-                    let _ = waiting.to.send(Update::Failed(Failure::DeadlineInQueue)); // the receiver may be gone
-                }
-                !is_late && !waiting.to.is_closed()
-            });
-            while let Some(next) = queue.waiting.front() {
-                let texts = next.request.options.len();
-                // A request for more texts than ever fit runs alone.
-                let is_alone = self.writing.is_empty() && taken.is_empty();
-                if texts > room && !is_alone {
-                    break;
-                }
-                room = room.saturating_sub(texts);
-                taken.extend(queue.waiting.pop_front());
-            }
-            self.shared.counts.waiting.store(queue.waiting.len(), Ordering::Relaxed);
-            if !(taken.is_empty() && self.writing.is_empty()) {
-                return Some(taken);
-            }
-            if queue.is_closed {
-                return None;
-            }
-            queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn begin(&mut self, Waiting { request, to }: Waiting) {
-        let Request { prompt, options, prompt_log_probs, stop, deadline, first_choice } = request;
-        let ids = match self.writing.begin(&prompt, &options, prompt_log_probs) {
-            Ok(ids) => ids,
-            Err(error) => {
-                let _ = to.send(Update::Failed(Failure::Model(error.to_string())));
-                return;
-            }
-        };
-        self.shared.counts.prompt_tokens.fetch_add(prompt.len() as u64, Ordering::Relaxed);
-        for (choice, id) in (first_choice..).zip(ids) {
-            let stream = AnswerStream::new(self.tokenizer, &stop);
-            let job = Job {
-                choice,
-                stream,
-                tokens: 0,
-                unsent: Default::default(),
-                last_sent: None,
-                to: to.clone(),
-                deadline,
-                is_over: false,
-            };
-            self.jobs.insert(id, job);
-        }
-    }
-
-    /// Drops texts whose receiver is gone, and ends those whose deadline has passed.
-    fn end_expired(&mut self) {
+impl Queue {
+    /// Drops requests whose receiver is gone or whose deadline has passed.
+    pub fn drop_late(&mut self) {
         let now = Instant::now();
-        for job in self.jobs.values_mut() {
-            if job.to.is_closed() {
-                job.is_over = true;
-                self.shared.counts.abandoned.fetch_add(1, Ordering::Relaxed);
-            } else if job.deadline <= now {
-                job.finish(Ending::Time, None);
+        self.waiting.retain(|waiting| {
+            let is_late = waiting.request.deadline <= now;
+            if is_late {
+                let _ = waiting.to.send(Update::Failed(Failure::DeadlineInQueue)); // the receiver may be gone
             }
-        }
-        self.drop_finished();
-    }
-
-    fn drop_finished(&mut self) {
-        let writing = &mut self.writing;
-        self.jobs.retain(|id, job| {
-            if job.is_over {
-                writing.leave(*id);
-            }
-            !job.is_over
+            !is_late && !waiting.to.is_closed()
         });
     }
 
-    fn step(&mut self) {
-        if self.writing.is_empty() {
-            return;
-        }
-        let events = self.writing.step();
-        let counts = &self.shared.counts;
-        counts.steps.fetch_add(1, Ordering::Relaxed);
-        let tokens = events.iter().filter(|(_, event)| matches!(event, Event::Token(_))).count();
-        counts.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
-        // Both events and jobs are ordered by text id.
-        let mut events = events.into_iter().peekable();
-        let mut pending: Vec<(&mut Job, Vec<Event>)> = vec![];
-        for (id, job) in &mut self.jobs {
-            let mut own = vec![];
-            while let Some((_, event)) = events.next_if(|(of, _)| of <= id) {
-                own.push(event);
-            }
-            if !own.is_empty() {
-                pending.push((job, own));
-            }
-        }
-        pending.into_par_iter().with_min_len(TEXTS_A_THREAD).for_each(|(job, events)| job.handle(events));
-        self.drop_finished();
-    }
-}
-
-impl Job<'_> {
-    fn handle(&mut self, events: Vec<Event>) {
-        for event in events {
-            match event {
-                _ if self.is_over => return,
-                Event::Prompt(log_probs) => self.send(Update::Prompt { choice: self.choice, log_probs }),
-                Event::Token(token) => {
-                    self.tokens += 1;
-                    match self.stream.push(token) {
-                        Ok(piece) => {
-                            let is_stopped = piece.is_stopped;
-                            self.piece(piece);
-                            if is_stopped {
-                                self.end(Ending::Stop, None);
-                            }
-                        }
-                        Err(error) => self.fail(format!("{error:#}")),
-                    }
-                }
-                Event::Stop(token) => self.finish(Ending::Stop, Some(token)),
-                Event::Length => self.finish(Ending::Length, None),
-                Event::Failed(error) => self.fail(error.to_string()),
-            }
-        }
-    }
-
-    /// Sends what is left of the text, and its end.
-    fn finish(&mut self, ending: Ending, by: Option<Token>) {
-        match self.stream.finish() {
-            Ok(piece) => {
-                let (ending, by) = if piece.is_stopped { (Ending::Stop, None) } else { (ending, by) };
-                self.piece(piece);
-                self.end(ending, by);
-            }
-            Err(error) => self.fail(format!("{error:#}")),
-        }
-    }
-
-    fn piece(&mut self, piece: Piece) {
-        let (text, tokens) = &mut self.unsent;
-        *text += &piece.text;
-        tokens.extend(piece.tokens);
-        if self.last_sent.is_none_or(|sent| sent.elapsed() >= PIECE_EVERY) {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        let (text, tokens) = std::mem::take(&mut self.unsent);
-        if !(text.is_empty() && tokens.is_empty()) {
-            self.send(Update::Piece { choice: self.choice, text, tokens });
-            self.last_sent = Some(Instant::now());
-        }
-    }
-
-    fn end(&mut self, ending: Ending, by: Option<Token>) {
-        self.flush();
-        self.send(Update::End { choice: self.choice, ending, tokens: self.tokens, by });
-        self.is_over = true;
-    }
-
-    fn fail(&mut self, problem: String) {
-        self.flush();
-        self.send(Update::Failed(Failure::Model(problem)));
-        self.is_over = true;
-    }
-
-    /// Sends an event; a receiver that is gone is noticed before the next step.
-    fn send(&self, update: Update) {
-        let _ = self.to.send(update);
+    /// Returns whether the limits allow the next request to begin. A request for more texts than ever fit runs alone.
+    pub fn admits(&self, limits: Limits) -> bool {
+        self.waiting
+            .front()
+            .is_some_and(|next| self.texts == 0 || self.texts + next.request.options.len() <= limits.texts)
     }
 }

@@ -27,17 +27,26 @@ fn config() -> ModelConfig {
     }
 }
 
-fn start_with(transformer: Transformer, texts: usize, waiting: usize) -> Scheduler {
+pub(super) fn transformer() -> Transformer {
+    Transformer::new(&config(), 3, &Cpu).unwrap()
+}
+
+pub(super) fn tokenizer() -> Tokenizer {
     let tokenizer = Tokenizer::train(std::iter::once("abcd 你好 ".repeat(40)), 280).unwrap();
     assert!(tokenizer.vocab_size() <= 280);
-    Scheduler::start(Arc::new(transformer), Arc::new(tokenizer), Limits { texts, waiting }, 2).unwrap()
+    tokenizer
+}
+
+fn start_with(transformer: Transformer, texts: usize, waiting: usize) -> Scheduler {
+    let limits = Limits { texts, waiting };
+    Scheduler::start(Arc::new(transformer), Arc::new(tokenizer()), limits, 2).unwrap()
 }
 
 fn start(texts: usize, waiting: usize) -> Scheduler {
-    start_with(Transformer::new(&config(), 3, &Cpu).unwrap(), texts, waiting)
+    start_with(transformer(), texts, waiting)
 }
 
-fn request(seed: u64, max_tokens: usize) -> Request {
+pub(super) fn request(seed: u64, max_tokens: usize) -> Request {
     let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
     // Ids below 259 are bytes, which every vocabulary has.
     Request {
