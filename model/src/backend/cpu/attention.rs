@@ -4,6 +4,8 @@
 //! is 64 positions of one key-value head's queries against all keys that they see; the log-sum-exp of each row is kept,
 //! and the backward pass recomputes the probabilities (Dao et al. 2022, algorithm 4).
 
+mod one;
+
 use super::gemm::{CausalMask, Mat, Part, matmul_part};
 use super::math::{self, LANES};
 use super::{Buffer, Cpu};
@@ -18,7 +20,8 @@ const TILE: usize = 64;
 
 /// Keys and values of the positions that a sequence has read.
 pub struct Cache {
-    /// Rotated keys, `(n_kv_heads, head_dim, capacity)`: products of few queries read them as they are.
+    /// Rotated keys in blocks of [`LANES`] positions, `(n_kv_heads, capacity / LANES, head_dim, LANES)`: a query reads them
+    /// in this order.
     k: Vec<f32>,
     /// Values, `(n_kv_heads, capacity, head_dim)`.
     v: Vec<f32>,
@@ -42,10 +45,11 @@ impl Cache {
             let from = (head * n + rows.start) * hd..(head * n + rows.end) * hd;
             let to = (head * capacity + at) * hd;
             self.v[to..to + from.len()].copy_from_slice(&qkv.v[from.clone()]);
-            let keys = &mut self.k[head * hd * capacity..][..hd * capacity];
+            let keys = &mut self.k[head * capacity * hd..][..capacity * hd];
             for (position, key) in (at..).zip(qkv.k[from].chunks_exact(hd)) {
-                for (column, &element) in keys.chunks_exact_mut(capacity).zip(key) {
-                    column[position] = element;
+                let block = &mut keys[position / LANES * hd * LANES..][..hd * LANES];
+                for (column, &element) in block.as_chunks_mut::<LANES>().0.iter_mut().zip(key) {
+                    column[position % LANES] = element;
                 }
             }
         }
@@ -54,21 +58,36 @@ impl Cache {
     /// Copies the first `read` positions of another cache of the same heads.
     pub fn copy(&mut self, from: &Cache, read: usize) {
         let hd = self.heads.head_dim;
-        for (to, from) in self.k.chunks_exact_mut(self.capacity).zip(from.k.chunks_exact(from.capacity)) {
-            to[..read].copy_from_slice(&from[..read]);
-        }
-        let values = self.v.chunks_exact_mut(self.capacity * hd).zip(from.v.chunks_exact(from.capacity * hd));
-        for (to, from) in values {
-            to[..read * hd].copy_from_slice(&from[..read * hd]);
+        let (room, from_room) = (self.capacity * hd, from.capacity * hd);
+        for (to, from, read) in
+            [(&mut self.k, &from.k, read.next_multiple_of(LANES)), (&mut self.v, &from.v, read)]
+        {
+            for (to, from) in to.chunks_exact_mut(room).zip(from.chunks_exact(from_room)) {
+                to[..read * hd].copy_from_slice(&from[..read * hd]);
+            }
         }
     }
 
-    /// Keys `(head_dim, keys)` and values `(keys, head_dim)` of a tile.
-    fn of<'a>(&'a self, head: usize, tile: &Tile) -> Keys<'a> {
-        let (hd, keys) = (self.heads.head_dim, tile.keys.len());
-        let k = &self.k[head * hd * self.capacity + tile.keys.start..];
-        let v = &self.v[(head * self.capacity + tile.keys.start) * hd..];
-        (Mat::strided(k, hd, keys, self.capacity), Mat::strided(v, keys, hd, hd))
+    /// The keys and values of a head: blocks of keys, `(capacity / LANES, head_dim, LANES)`, and `(capacity, head_dim)`.
+    fn head(&self, head: usize) -> (&[Vector], &[f32]) {
+        let room = self.capacity * self.heads.head_dim;
+        let of = head * room..(head + 1) * room;
+        (self.k[of.clone()].as_chunks().0, &self.v[of])
+    }
+
+    /// Returns the blocks of keys from that of position `first` to that before position `end`, side by side:
+    /// `(head_dim, blocks, LANES)`.
+    fn columns(&self, head: usize, keys: Range<usize>) -> Buffer {
+        let hd = self.heads.head_dim;
+        let blocks = keys.start / LANES..keys.end.div_ceil(LANES);
+        let mut columns = Buffer::dirty(hd * blocks.len() * LANES);
+        let (to, from) = (columns.as_chunks_mut().0, self.head(head).0);
+        for (place, block) in blocks.clone().enumerate() {
+            for (d, column) in from[block * hd..][..hd].iter().enumerate() {
+                to[d * blocks.len() + place] = *column;
+            }
+        }
+        columns
     }
 }
 
@@ -217,11 +236,20 @@ pub fn forward_cached(
     let (heads, n) = (attention.heads, batch.len());
     let mut lse = Buffer::dirty(n * heads.n_heads);
     let runs = runs(seen, batch, attention);
+    let (hd, mut scores) = (heads.head_dim, vec![]);
     for head in 0..heads.n_kv_heads {
         let mut queries = Queries::of(q, out, &mut lse, head, n, attention);
         for run in &runs {
             for tile in tiles(run.rows.clone(), run.first, run.keys, attention) {
-                queries.attend(run.cache.of(head, &tile), &tile, run.merges);
+                let (of, Range { start, end }) = (run.cache.head(head), tile.keys.clone());
+                if tile.rows.len() == 1 && start < end && !run.merges {
+                    queries.attend_one(of, &tile, &mut scores);
+                    continue;
+                }
+                let columns = run.cache.columns(head, start..end);
+                let k = Mat::strided(&columns[start % LANES..], hd, end - start, columns.len() / hd);
+                let v = Mat::strided(&of.1[start * hd..], end - start, hd, hd);
+                queries.attend((k, v), &tile, run.merges);
             }
         }
     }
@@ -252,6 +280,15 @@ impl<'a> Queries<'a> {
         let hd = attention.heads.head_dim;
         let (q, lse) = (&q[head * rows * hd..][..rows * hd], &mut lse[head * rows..][..rows]);
         Self { q, out, lse, head, attention }
+    }
+
+    /// Attends to the keys of a tile with one position, of which it sees at least one; `scores` is scratch space.
+    fn attend_one(&mut self, (k, v): (&[Vector], &[f32]), tile: &Tile, scores: &mut Vec<Vector>) {
+        let Heads { head_dim, .. } = self.attention.heads;
+        let (repeats, width) = (tile.repeats, self.attention.heads.width());
+        let first = tile.rows.start * width + self.head * repeats * head_dim;
+        let (q, out) = (&self.q[tile.rows_of(head_dim)], &mut self.out[first..][..repeats * head_dim]);
+        one::attend(out, &mut self.lse[tile.rows_of(1)], q, k, v, tile.keys.clone(), scores);
     }
 
     /// Attends to the keys of a tile; `merge`: combines the result with that of earlier keys.
@@ -396,18 +433,25 @@ fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
             continue;
         }
         let (seen, unseen) = split(scores, &visible);
-        hide(seen, &visible, f32::NEG_INFINITY);
-        let max = math::max(seen.as_flattened());
-        let sum = math::exp_shifted_sum(seen.as_flattened_mut(), max);
-        let inverse = 1.0 / sum;
-        for vector in seen {
-            for p in vector {
-                *p *= inverse;
-            }
-        }
+        *lse = softmax_row(seen, &visible);
         unseen.fill([0.0; LANES]);
-        *lse = max + sum.ln();
     }
+}
+
+/// Takes the softmax of a row, which ends with the vector of the last visible key, and returns its log-sum-exp. Hidden keys
+/// get probability 0.
+#[inline(always)]
+fn softmax_row(seen: &mut [Vector], visible: &Range<usize>) -> f32 {
+    hide(seen, visible, f32::NEG_INFINITY);
+    let max = math::max(seen.as_flattened());
+    let sum = math::exp_shifted_sum(seen.as_flattened_mut(), max);
+    let inverse = 1.0 / sum;
+    for vector in seen {
+        for p in vector {
+            *p *= inverse;
+        }
+    }
+    max + sum.ln()
 }
 
 /// Computes `p = e^(score - lse)` over the visible keys of each row, 0 elsewhere.
@@ -489,6 +533,8 @@ fn drop_probabilities(p: &mut [f32], tile: &Tile, kv_head: usize, n: usize, drop
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
 
     const HEADS: Heads = Heads { n_heads: 1, n_kv_heads: 1, head_dim: 1 };
 
@@ -518,6 +564,53 @@ mod tests {
         // Means of 4 and 2, and of 4, 8, 12 and 0.
         for (found, want) in attend(&seen, vec![1, 3], None).into_iter().zip([3.0, 6.0]) {
             assert!((found - want).abs() < 1e-5, "{found} instead of {want}");
+        }
+    }
+
+    #[test]
+    fn a_single_position_has_the_bits_of_one_among_others() {
+        let mut random = StdRng::seed_from_u64(1);
+        for _ in 0..200 {
+            let heads = Heads {
+                n_kv_heads: random.random_range(1..3),
+                n_heads: 0,
+                head_dim: random.random_range(1..41),
+            };
+            let heads = Heads { n_heads: heads.n_kv_heads * random.random_range(1..6), ..heads };
+            let (keys, window) = (random.random_range(2..200), random.random_range(1..250));
+            let attention = Attention { heads, window: (window < 200).then_some(window), dropout: None };
+            let mut buffer = |len| -> Buffer {
+                std::iter::repeat_with(|| random.random_range(-3.0..3.0))
+                    .take(len)
+                    .collect::<Vec<f32>>()
+                    .into()
+            };
+            let qkv = Qkv::<Cpu> {
+                q: buffer(2 * heads.width()),
+                k: buffer(keys * heads.kv_width()),
+                v: buffer(keys * heads.kv_width()),
+            };
+            let mut cache = Cache::new(heads, keys);
+            cache.append(0, &qkv, 0..keys);
+            // Two positions, of which the second is asked for alone as well: `q` is `(n_kv_heads, n, repeats, head_dim)`.
+            let own = heads.repeats() * heads.head_dim;
+            let last: Vec<f32> = qkv.q.chunks_exact(own).skip(1).step_by(2).flatten().copied().collect();
+            let attend = |q: &[f32], ids: &[u32]| {
+                let batch = Ragged { starts: vec![keys - ids.len()], ..Ragged::prompts(&[ids]) };
+                let mut out = vec![f32::NAN; ids.len() * heads.width()];
+                forward_cached(&mut out, q, &[vec![(&cache, keys)]], &batch, &attention);
+                out
+            };
+            let both = attend(&qkv.q, &[0, 0]);
+            let alone = attend(&last, &[0]);
+            for (alone, among) in alone.iter().zip(&both[heads.width()..]) {
+                // The keys of two positions begin elsewhere if a window hides some; sums of probabilities then round differently.
+                let close = if window < keys { 1e-5 } else { 0.0 };
+                assert!(
+                    (alone - among).abs() <= close,
+                    "{heads:?}, {keys} keys, window {window}: {alone} and {among}"
+                );
+            }
         }
     }
 
