@@ -23,7 +23,7 @@ pub struct Cache {
     /// Rotated keys in blocks of [`LANES`] positions, `(n_kv_heads, capacity / LANES, head_dim, LANES)`: a query reads them
     /// in this order.
     k: Vec<f32>,
-    /// Values, `(n_kv_heads, capacity, head_dim)`.
+    /// Values, `(n_kv_heads, capacity, head_dim)`, and [`LANES`] elements more, so that whole vectors can be read.
     v: Vec<f32>,
     capacity: usize,
     heads: Heads,
@@ -33,8 +33,8 @@ impl Cache {
     /// Creates a cache for at least `capacity` positions.
     pub fn new(heads: Heads, capacity: usize) -> Self {
         let capacity = capacity.next_multiple_of(LANES);
-        let room = || vec![0.0; capacity * heads.kv_width()];
-        Self { k: room(), v: room(), capacity, heads }
+        let len = capacity * heads.kv_width();
+        Self { k: vec![0.0; len], v: vec![0.0; len + LANES], capacity, heads }
     }
 
     /// Stores the keys and values of some rows of a batch, `(n_kv_heads, n, head_dim)`, from position `at` on.
@@ -62,17 +62,20 @@ impl Cache {
         for (to, from, read) in
             [(&mut self.k, &from.k, read.next_multiple_of(LANES)), (&mut self.v, &from.v, read)]
         {
-            for (to, from) in to.chunks_exact_mut(room).zip(from.chunks_exact(from_room)) {
+            for (to, from) in
+                to.chunks_exact_mut(room).zip(from.chunks_exact(from_room)).take(self.heads.n_kv_heads)
+            {
                 to[..read * hd].copy_from_slice(&from[..read * hd]);
             }
         }
     }
 
-    /// The keys and values of a head: blocks of keys, `(capacity / LANES, head_dim, LANES)`, and `(capacity, head_dim)`.
+    /// The keys and values of a head: blocks of keys, `(capacity / LANES, head_dim, LANES)`, and `(capacity, head_dim)` with
+    /// [`LANES`] elements more.
     fn head(&self, head: usize) -> (&[Vector], &[f32]) {
         let room = self.capacity * self.heads.head_dim;
-        let of = head * room..(head + 1) * room;
-        (self.k[of.clone()].as_chunks().0, &self.v[of])
+        let (start, end) = (head * room, (head + 1) * room);
+        (self.k[start..end].as_chunks().0, &self.v[start..end + LANES])
     }
 
     /// Returns the blocks of keys from that of position `first` to that before position `end`, side by side:

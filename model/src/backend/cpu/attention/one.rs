@@ -12,8 +12,8 @@ const BLOCKS: usize = 2;
 /// Writes the result of the queries of one key-value head at one position, `(repeats, head_dim)`, and the log-sum-exp of
 /// their scores, `(repeats,)`.
 ///
-/// `q`: `(repeats, head_dim)`; `k`: `(blocks, head_dim, LANES)`; `v`: `(positions, head_dim)`; `visible`: the keys that are
-/// seen, at least one. `scores` is scratch space.
+/// `q`: `(repeats, head_dim)`; `k`: `(blocks, head_dim, LANES)`; `v`: `(positions, head_dim)` and [`LANES`] elements more;
+/// `visible`: the keys that are seen, at least one. `scores` is scratch space.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn attend(
     out: &mut [f32],
@@ -27,7 +27,7 @@ pub fn attend(
     let hd = q.len() / lse.len();
     let blocks = visible.start / LANES..visible.end.div_ceil(LANES);
     let k = &k[blocks.start * hd..blocks.end * hd];
-    let v = &v[visible.start * hd..visible.end * hd];
+    let v = &v[visible.start * hd..visible.end * hd + LANES];
     let first = visible.start - blocks.start * LANES;
     let visible = first..first + visible.len();
     scores.resize(2 * blocks.len(), [0.0; LANES]);
@@ -67,24 +67,18 @@ fn attend_rows<const ROWS: usize>(
     }
     let p: [&[f32]; ROWS] =
         std::array::from_fn(|row| &scores[row * blocks..][..blocks].as_flattened()[visible.clone()]);
-    let mut column = 0;
-    while column + LANES <= hd {
+    for column in (0..hd).step_by(LANES) {
+        // The elements behind a row only change sums that are not used.
+        let width = LANES.min(hd - column);
         let mut sums = [[0.0f32; LANES]; ROWS];
-        for (key, v) in v.chunks_exact(hd).enumerate() {
-            let Some(v) = v[column..].first_chunk::<LANES>() else { break };
+        for key in 0..visible.len() {
+            let Some(v) = v[key * hd + column..].first_chunk::<LANES>() else { break };
             for (sums, p) in sums.iter_mut().zip(p) {
                 add_product(sums, p[key], v);
             }
         }
         for (out, sums) in out.chunks_exact_mut(hd).zip(sums) {
-            out[column..][..LANES].copy_from_slice(&sums);
-        }
-        column += LANES;
-    }
-    for column in column..hd {
-        for (out, p) in out.chunks_exact_mut(hd).zip(p) {
-            let products = v.chunks_exact(hd).zip(p);
-            out[column] = products.fold(0.0, |sum, (v, p)| p.mul_add(v[column], sum));
+            out[column..][..width].copy_from_slice(&sums[..width]);
         }
     }
 }
