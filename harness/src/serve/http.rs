@@ -82,7 +82,7 @@ async fn completion(State(app): State<Arc<App>>, request: Request) -> Result<Res
 }
 
 async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    match app.models.iter().find(|served| served.scheduler.is_done()) {
+    match app.models.iter().find(|served| served.scheduler.has_failed()) {
         None => Ok(json_response(&json!({ "status": "ok" }))),
         Some(served) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -155,7 +155,7 @@ async fn complete(app: Arc<App>, request: Request, endpoint: Endpoint) -> Result
     let (served, about, stream, prepared) =
         prepared.await.map_err(|_| ApiError::internal("the request could not be prepared"))??;
     let mut updates = served.scheduler.submit(prepared.requests).map_err(|refusal| match refusal {
-        Refusal::Closed if served.scheduler.is_done() => {
+        Refusal::Closed if served.scheduler.has_failed() => {
             ApiError::internal(format!("the model {} has stopped", served.name))
         }
         refusal => refusal.into(),

@@ -151,6 +151,8 @@ pub(super) struct Shared {
 pub(super) struct Queue {
     pub waiting: VecDeque<Waiting>,
     pub is_closed: bool,
+    /// Whether a worker has panicked.
+    pub has_failed: bool,
     /// Number of workers.
     pub workers: usize,
     /// Number of texts that are being generated.
@@ -218,9 +220,9 @@ impl Scheduler {
         self.shared.wake.notify_one();
     }
 
-    /// Returns whether the thread has ended.
-    pub fn is_done(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// Returns whether a fault of the program has closed the queue.
+    pub fn has_failed(&self) -> bool {
+        self.shared.lock().has_failed
     }
 }
 
@@ -248,10 +250,10 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Closes the queue at once; the channels of waiting requests close with it.
+    /// Closes the queue after a fault; the channels of waiting requests close with it.
     pub fn abort(&self) {
         let mut queue = self.lock();
-        queue.is_closed = true;
+        (queue.is_closed, queue.has_failed) = (true, true);
         queue.waiting.clear();
     }
 }

@@ -214,6 +214,7 @@ fn what_was_taken_is_written_before_the_end() {
     for updates in taken {
         assert_eq!(text_of(&all(updates), 0).1, Some((Ending::Length, 50)));
     }
+    assert!(!scheduler.has_failed());
     drop(scheduler); // joins the thread
 }
 

@@ -396,7 +396,7 @@ mod tests {
         };
         std::thread::scope(|scope| scope.spawn(worker).join()).unwrap_err();
         let queue = shared.lock();
-        assert!(queue.is_closed && queue.waiting.is_empty());
+        assert!(queue.is_closed && queue.has_failed && queue.waiting.is_empty());
         assert_eq!(queue.workers, 1);
     }
 }
