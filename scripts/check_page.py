@@ -25,7 +25,7 @@ def chat_streams_and_stops(checks):
     with checks.page() as page:
         ask(page, "Tell me something long", wait=False)
         body = answer(page).locator(".body")
-        until(page, "document.querySelector('.message.assistant .body')?.textContent.length > 0")
+        until(page, "document.querySelector('.message.assistant .body')?.textContent.length > 3")
         first = body.inner_text()
         if answer(page).get_attribute("aria-busy"):
             page.keyboard.press("Escape")
