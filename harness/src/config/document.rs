@@ -114,8 +114,8 @@ impl Node {
 
 /// Parses a TOML document; `name` is its name in messages.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ConfigError> {
-    let line = |at: usize| 1 + text.bytes().take(at).filter(|&byte| byte == b'\n').count();
-    let place = |at: usize| format!("{name}:{}", line(at));
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let place = |at: usize| format!("{name}:{}", 1 + ends.partition_point(|&end| end < at));
     let table = DeTable::parse(text).map_err(|error| {
         let place = error.span().map_or(name.into(), |span| place(span.start));
         ConfigError::new(place, "", format!("not valid TOML: {}", error.message()))

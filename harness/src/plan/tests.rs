@@ -193,10 +193,20 @@ fn seconds_to_plan(rates: usize) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
+/// Seconds to read a sweep with this number of seeds.
+fn seconds_to_read(seeds: usize) -> f64 {
+    let seeds: Vec<String> = (1..=seeds).map(|seed| seed.to_string()).collect();
+    let text = format!("name = 'a'\n[axes]\nseed = [{}]\n", seeds.join(", "));
+    let start = Instant::now();
+    Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap();
+    start.elapsed().as_secs_f64()
+}
+
 #[test]
 fn planning_takes_time_in_proportion_to_the_trials() {
     // For ten times as many trials linear work takes 10 times as long, quadratic work 100 times. Other programs may slow
     // either measurement down, so one pair within the bound is enough.
-    let is_linear = || seconds_to_plan(100) < 30.0 * seconds_to_plan(10);
-    assert!((0..4).any(|_| is_linear()), "planning 1,000 trials takes over 30 times as long as 100");
+    let is_linear = |seconds: fn(usize) -> f64, few| (0..4).any(|_| seconds(10 * few) < 30.0 * seconds(few));
+    assert!(is_linear(seconds_to_plan, 10), "planning 1,000 trials takes over 30 times as long as 100");
+    assert!(is_linear(seconds_to_read, 3_000), "reading 30,000 seeds takes over 30 times as long as 3,000");
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{ConfigError, ConfigErrors, Entry, Setting, find, get, leaves, not_a_key, settings};
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// An axis: the values that one key, or several keys together, take in turn.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,8 +48,9 @@ pub fn axes(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Axis> {
     };
     let columns = columns(entries, errors);
     for (key, _, points) in &columns {
-        for (index, point) in points.iter().enumerate() {
-            if points[..index].iter().any(|earlier| earlier.value == point.value) {
+        let mut seen = HashSet::new();
+        for point in points {
+            if !seen.insert(&point.value) {
                 let problem = format!("has {} twice, expected each value once", point.value);
                 errors.push(ConfigError::new(&point.place, key, problem));
             }
