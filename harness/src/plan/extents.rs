@@ -9,8 +9,8 @@ use anyhow::Result;
 use serde_json::json;
 use std::path::Path;
 
-/// Most rows that a plan reads; further stages keep their upper bounds.
-const MAX_ROWS: f64 = 5e7;
+/// Most documents that a plan orders, which takes a few seconds; further stages keep their upper bounds.
+const MAX_DOCUMENTS: f64 = 5e7;
 
 /// Tokens and operations of each stage run of the plan, in its order: recorded for finished ones, computed from the prepared
 /// data for others. `None` for stages that do not train, and while the data is not prepared.
@@ -45,19 +45,21 @@ fn extents_of(
     }
     // Data is opened once for all stage runs that read it.
     prepared.sort();
-    let mut left = MAX_ROWS;
+    let mut left = MAX_DOCUMENTS;
     for of_data in prepared.chunk_by(|a, b| a.0 == b.0) {
         let (_, seed, first, stage, folder) = &of_data[0];
         // If it cannot be opened, the error is reported when the stage runs.
         let Ok(mut rows) = open(*stage, &graph.nodes[*first].config, folder) else { continue };
         let mut seed = *seed;
         for &(_, own_seed, index, stage, _) in of_data {
+            if left <= 0.0 {
+                return extents;
+            }
             if own_seed != seed {
                 rows.reseed(own_seed);
                 seed = own_seed;
             }
-            let Some(length) = length(stage, &graph.nodes[index].config, &rows, left) else { continue };
-            left -= length.rows as f64;
+            let Some(length) = length(stage, &graph.nodes[index].config, &rows, &mut left) else { continue };
             extents[index] = Some(Extent { tokens: Some(length.tokens), flops: Some(length.flops) });
         }
     }
@@ -83,6 +85,7 @@ mod tests {
     use crate::plan::testing::{plan, trial};
     use crate::status::overview;
     use crate::track::METRICS;
+    use crate::train;
     use std::fs;
 
     #[test]
@@ -140,7 +143,12 @@ mod tests {
         for (node, extent) in graph.nodes.iter().zip(found) {
             let alone = node.stage.training().map(|stage| {
                 let rows = Objective::new(stage, &node.config, &folder).unwrap();
-                let length = length(stage, &node.config, &rows, MAX_ROWS).unwrap();
+                let mut left = MAX_DOCUMENTS;
+                let length = length(stage, &node.config, &rows, &mut left).unwrap();
+                // Every pass but the first is drawn for the number of rows and again for their tokens.
+                let drawn = rows.documents() as f64 * (2.0 * length.passes.ceil() - 1.0);
+                assert_eq!(MAX_DOCUMENTS - left, drawn);
+                assert_eq!(train::length(stage, &node.config, &rows, &mut 0.0), None);
                 tokens.push(length.tokens);
                 Extent { tokens: Some(length.tokens), flops: Some(length.flops) }
             });

@@ -36,6 +36,7 @@ use model::trainer::{GradNorm, Groups, Multipliers, Rule};
 use model::{Backend, Cost, LaneConfig, Lora, OptimizerConfig, Trainer, Transformer, Work};
 use notices::{of_skipped, of_sources};
 use snapshot::Snapshot;
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -103,19 +104,29 @@ fn run_on<B: Backend>(request: &TrainRequest, backend: &B) -> Result<Option<Resu
     Loop::new(request, training, trainer, objective)?.run()
 }
 
-/// The length that a stage will have on its data, computed without training; `None` if more than `most_rows` rows would have
-/// to be read.
-pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_rows: f64) -> Option<Length> {
+/// The length that a stage will have on its data, computed without training; `None` if more than `left` documents, or pairs,
+/// would have to be ordered for it. Those of the passes that are drawn are subtracted from `left`.
+pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, left: &mut f64) -> Option<Length> {
     let (training, cost) = (stage.training(trial), trial.cost(stage));
-    let first = data.row_sizes(0, cost.window);
-    let pass: RowSize = first.iter().copied().sum();
-    let rows = match (training.steps, training.flops, training.tokens) {
-        (Some(steps), ..) => steps as f64 * training.rows_of_step() as f64,
-        (None, Some(flops), _) => flops / cost.of(pass.positions, pass.squares) * first.len() as f64,
-        (None, None, Some(tokens)) => tokens as f64 / pass.tokens.max(1) as f64 * first.len() as f64,
-        (None, None, None) => training.epochs * first.len() as f64,
+    let drawn = Cell::new(0);
+    let draw = |epoch| {
+        drawn.set(drawn.get() + data.documents());
+        data.row_sizes(epoch, cost.window)
     };
-    (rows <= most_rows).then(|| Length::new(training, cost, |epoch| data.row_sizes(epoch, cost.window)))
+    let length = (*left > 0.0).then(|| draw(0)).and_then(|first| {
+        let pass: RowSize = first.iter().copied().sum();
+        let rows = first.len() as f64;
+        let passes = match (training.steps, training.flops, training.tokens) {
+            (Some(steps), ..) => steps as f64 * training.rows_of_step() as f64 / rows,
+            (None, Some(flops), _) => flops / cost.of(pass.positions, pass.squares),
+            (None, None, Some(tokens)) => tokens as f64 / pass.tokens.max(1) as f64,
+            (None, None, None) => training.epochs,
+        };
+        let row_sizes = |epoch| if epoch == 0 { first.clone() } else { draw(epoch) };
+        (passes * data.documents() as f64 <= *left).then(|| Length::new(training, cost, row_sizes))
+    });
+    *left -= drawn.get() as f64;
+    length
 }
 
 /// The optimizer configuration of a stage.

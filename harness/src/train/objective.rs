@@ -145,6 +145,14 @@ impl Objective {
         }
     }
 
+    /// Number of documents, or pairs, that a pass over the data orders; with sources in shares, about as many.
+    pub fn documents(&self) -> usize {
+        match self {
+            Self::Tokens { batches, .. } => batches.documents(),
+            Self::Preferences { batches, .. } => batches.pairs().len(),
+        }
+    }
+
     /// The size of every row, or pair, of a pass over the data, in order, for a model with an attention `window`.
     pub fn row_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
         match self {

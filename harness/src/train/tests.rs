@@ -253,10 +253,10 @@ fn a_stage_as_long_as_its_operations_ends_within_half_a_step_of_them() {
         assert_eq!(stopped.unwrap_or_else(|| train(dir.path(), &name, &trial, u64::MAX).unwrap()), whole);
         // The forecast without training gives the same.
         let data = super::Objective::new(TrainStage::Pretrain, &trial, &dir.path().join("data")).unwrap();
-        let length = super::length(TrainStage::Pretrain, &trial, &data, 1e9).unwrap();
+        let length = super::length(TrainStage::Pretrain, &trial, &data, &mut 1e9).unwrap();
         assert_eq!((length.steps, length.tokens), (whole.steps, whole.tokens));
         assert!((length.flops / whole.flops - 1.0).abs() < 1e-12);
-        assert_eq!(super::length(TrainStage::Pretrain, &trial, &data, 2.0), None);
+        assert_eq!(super::length(TrainStage::Pretrain, &trial, &data, &mut 2.0), None);
     }
 }
 

@@ -158,6 +158,11 @@ impl Batches {
         &self.dropped
     }
 
+    /// Returns the number of documents, or of pieces of long ones.
+    pub fn documents(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Returns the size of every row of a pass, in order, for a model with an attention `window`. Packed rows differ between
     /// passes.
     pub fn row_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
