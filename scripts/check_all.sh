@@ -41,7 +41,7 @@ tables() {
     "$python" scripts/check_tables.py ${RESULTS:-results/*/}
 }
 
-survival() { SURVIVAL_ROUNDS=20 cargo test -p mindscale --test survival; }
+survival() { SURVIVAL_ROUNDS=20 cargo test -p mindscale --test integration survival::; }
 
 slurm() {
     command -v slurmctld >/dev/null || { missing "Slurm is not installed"; return; }

@@ -1,17 +1,12 @@
 //! Small inputs that reproduce published faults, through the command line: each has the right outcome.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-#[path = "../src/testing.rs"]
-mod testing;
-
-use common::{manifests, mindscale};
+use crate::common::{manifests, mindscale};
+use crate::testing::shared;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use testing::shared;
 
 /// Copies the folder of a case, so that its relative paths to the shared data are valid.
 fn case(name: &str) -> Option<(tempfile::TempDir, PathBuf)> {

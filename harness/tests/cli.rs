@@ -1,10 +1,7 @@
 //! The program through its command line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::{TINY, manifests, mindscale, stage_runs, two_seeds};
 use assert_cmd::Command;
-use common::{TINY, manifests, mindscale, stage_runs, two_seeds};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 

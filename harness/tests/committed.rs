@@ -1,9 +1,6 @@
 //! Committed results: their reports are reproduced from the records, byte for byte.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::mindscale;
+use crate::common::mindscale;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,9 @@
 //! Trained models are bit-identical on every machine and with every set of vector instructions.
 //!
 //! A change of these digests changes every result: it requires a new format of stage runs and a line in the
-//! changelog. `UPDATE_DIGESTS=1 cargo test --test digests` rewrites the file.
-#![allow(clippy::unwrap_used)]
+//! changelog. `UPDATE_DIGESTS=1 cargo test --test integration digests` rewrites the file.
 
-mod common;
-
-use common::{TINY, mindscale, only};
+use crate::common::{TINY, mindscale, only};
 use model::backend::cpu::gemm::Path;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;

@@ -1,17 +1,12 @@
 //! Exams through the command line: of a trained model, and as the last stage of a sweep.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-#[path = "../src/testing.rs"]
-mod testing;
-
-use common::{TINY, manifests, mindscale, only, stage_runs};
+use crate::common::{TINY, manifests, mindscale, only, stage_runs};
+use crate::testing::shared;
 use predicates::str::{contains, is_empty, starts_with};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use testing::shared;
 
 const HEAD: &str = "id,question,A,B,C,D,answer\n";
 

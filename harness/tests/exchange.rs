@@ -1,9 +1,6 @@
 //! Export of models to other programs and import back, through the command line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{TINY, mindscale, only};
+use crate::common::{TINY, mindscale, only};
 use harness::data::Tokenizer;
 use predicates::str::contains;
 use serde_json::Value;

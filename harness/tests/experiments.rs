@@ -1,9 +1,6 @@
 //! Experiments over several sweeps, through the command line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{TINY, mindscale};
+use crate::common::{TINY, mindscale};
 use predicates::str::contains;
 use std::collections::BTreeMap;
 use std::fs;

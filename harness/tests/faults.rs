@@ -1,10 +1,7 @@
 //! Faults around a sweep: trials that fail in different ways, unusable folders and full disks.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::driver::{Driver, PATIENCE};
-use common::{leftovers, manifests, mindscale, only, stage_runs, timeless, two_seeds};
+use crate::common::driver::{Driver, PATIENCE};
+use crate::common::{leftovers, manifests, mindscale, only, stage_runs, timeless, two_seeds};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;
@@ -73,7 +70,7 @@ fn each_failure_is_named_and_the_other_trials_complete() {
 #[test]
 fn a_stage_run_out_of_time_goes_on_with_more() {
     let dir = tempfile::tempdir().unwrap();
-    let text = format!("{}[axes]\nseed = [1]\n", common::TINY).replace("steps = 6", "steps = 600000");
+    let text = format!("{}[axes]\nseed = [1]\n", crate::common::TINY).replace("steps = 6", "steps = 600000");
     fs::write(dir.path().join("s.toml"), text).unwrap();
     mindscale(dir.path())
         .args(["run", "s.toml", "--time-limit", "3s"])

@@ -1,10 +1,7 @@
 //! `mindscale fetch` through the command line, against a local server with the protocol of the Hugging Face Hub.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::mindscale;
 use assert_cmd::Command;
-use common::mindscale;
 use predicates::str::{contains, is_match};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

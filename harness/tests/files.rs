@@ -1,9 +1,6 @@
 //! docs/files.md names every file that a sweep writes, and every column of its tables.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{TINY, mindscale};
+use crate::common::{TINY, mindscale};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,6 @@
 //! Models with weights or answers that are not finite: their trials fail with a reason, and no others do.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{TINY, manifests, mindscale, only};
+use crate::common::{TINY, manifests, mindscale, only};
 use predicates::str::contains;
 use std::fs;
 use std::path::Path;

@@ -1,11 +1,8 @@
 //! Random requests: each one gets an answer in the format of OpenAI's API, and the server keeps running.
 //!
 //! `PROPTEST_CASES` sets the number of cases of each kind; the default is 256.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::server::Running;
+use crate::common::server::Running;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
@@ -319,7 +316,7 @@ fn any_connection_is_let_go() {
         let mut stream = server.connect();
         let _ = stream.write_all(lines.concat().as_bytes());
         let _ = stream.shutdown(std::net::Shutdown::Write);
-        let (status, ..) = common::server::read_response(stream);
+        let (status, ..) = crate::common::server::read_response(stream);
         prop_assert!(status == 0 || (200..500).contains(&status), "{} {:?}", status, lines);
         Ok(())
     });

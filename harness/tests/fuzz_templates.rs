@@ -1,11 +1,8 @@
 //! Random chat templates: rendering ends, and no text becomes a control token.
 //!
 //! `PROPTEST_CASES` sets the number of cases; the default is 256.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::tiny::folder;
+use crate::common::tiny::folder;
 use harness::data::{Message, SpecialText, Tokenizer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

@@ -1,12 +1,9 @@
 //! Every use of a model, on the emulated GPU compared with the CPU.
 #![cfg(feature = "emulate")]
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::server::read_response;
-use common::tiny::folder;
-use common::{TINY, mindscale, only, stage_runs};
+use crate::common::server::read_response;
+use crate::common::tiny::folder;
+use crate::common::{TINY, mindscale, only, stage_runs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;

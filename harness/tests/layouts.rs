@@ -1,17 +1,12 @@
 //! Small inputs that once failed, through the command line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-#[path = "../src/testing.rs"]
-mod testing;
-
-use common::{manifests, mindscale, only};
+use crate::common::{manifests, mindscale, only};
+use crate::testing::shared;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use testing::shared;
 
 /// Copies the folder of a case to its place next to the data.
 fn case(name: &str) -> Option<(TempDir, PathBuf)> {

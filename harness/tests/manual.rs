@@ -1,5 +1,4 @@
 //! The examples of the manual are valid, each as the kind of file that it shows.
-#![allow(clippy::unwrap_used)]
 
 use harness::config::{Overrides, PRESETS};
 use harness::report::Experiment;

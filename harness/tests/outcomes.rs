@@ -1,12 +1,8 @@
 //! Committed results come out as published work predicts, and as docs/probes.md and docs/parametrization.md say.
-#![allow(clippy::unwrap_used)]
 
-#[path = "../src/testing.rs"]
-mod testing;
-
+use crate::testing::shared;
 use std::collections::BTreeMap;
 use std::path::Path;
-use testing::shared;
 
 type Row = BTreeMap<String, String>;
 

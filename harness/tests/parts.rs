@@ -1,9 +1,6 @@
 //! A sweep run in parts with `--only`, and local files of the machine next to it, through the command line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{TINY, manifests, mindscale, two_seeds};
+use crate::common::{TINY, manifests, mindscale, two_seeds};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;

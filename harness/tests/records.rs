@@ -1,9 +1,6 @@
 //! Reports from the records of stage runs in the results folder, without the stage runs.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{TINY, mindscale};
+use crate::common::{TINY, mindscale};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

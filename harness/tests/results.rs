@@ -1,17 +1,12 @@
 //! Results folders: which file owns one, what was run for it, and what may overwrite it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-#[path = "../src/testing.rs"]
-mod testing;
-
+use crate::common::{TINY, mindscale, only, stage_runs, two_seeds};
+use crate::testing::shared;
 use assert_cmd::Command;
-use common::{TINY, mindscale, only, stage_runs, two_seeds};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;
 use std::path::{Path, PathBuf};
-use testing::shared;
 
 const LR: &str = "pretrain.lr=3e-3";
 

@@ -1,5 +1,5 @@
-//! Module order: a room, which is a module of the library, imports nothing from the rooms above it.
-#![allow(clippy::unwrap_used)]
+//! Module order: a room, which is a module of the library, imports nothing from the rooms above it. And no file of tests
+//! is forgotten.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,6 +41,26 @@ fn no_room_imports_one_above_it() {
     let known: BTreeSet<String> = ROOMS.iter().chain([&ROOF]).map(ToString::to_string).collect();
     assert_eq!(seen, known, "the list of rooms is that of the modules");
     assert!(wrong.is_empty(), "arrows that point up:\n{}", wrong.join("\n"));
+}
+
+/// Files of tests are modules of one target per crate: one that `main.rs` does not name would never be compiled.
+#[test]
+fn every_file_of_tests_is_compiled() {
+    let harness = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (tests, targets) in
+        [(harness.join("tests"), vec!["main", "robustness"]), (harness.join("../model/tests"), vec!["main"])]
+    {
+        let main = fs::read_to_string(tests.join("main.rs")).unwrap();
+        for file in fs::read_dir(&tests).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = file.file_stem().unwrap().to_string_lossy();
+            let is_code = file.extension().is_some_and(|end| end == "rs") && !targets.contains(&&*name);
+            assert!(
+                !is_code || main.contains(&format!("\nmod {name};")),
+                "{}: not a module of main.rs",
+                file.display()
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,10 +1,7 @@
 //! Answers of the endpoints on a real socket, with a tiny random model.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::server::{Running, chat_body, content, with};
-use common::tiny::CONTEXT;
+use crate::common::server::{Running, chat_body, content, with};
+use crate::common::tiny::CONTEXT;
 use harness::serve::{Limits, Stop};
 use serde_json::{Value, json};
 use std::io::Read;

@@ -1,10 +1,7 @@
 //! Refusals of the endpoints on a real socket: invalid requests, and unauthorized clients.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::server::{Running, read_response};
-use common::tiny::CONTEXT;
+use crate::common::server::{Running, read_response};
+use crate::common::tiny::CONTEXT;
 use serde_json::{Value, json};
 use std::io::Write;
 

@@ -1,9 +1,6 @@
 //! Named sources, their mixture as an axis, and validation files, through the command line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{manifests, mindscale, only, stage_runs};
+use crate::common::{manifests, mindscale, only, stage_runs};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;

@@ -1,16 +1,11 @@
 //! `mindscale stats` through the command line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-#[path = "../src/testing.rs"]
-mod testing;
-
-use common::mindscale;
+use crate::common::mindscale;
+use crate::testing::shared;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 use std::fmt::Write;
-use testing::shared;
 
 /// A temporary folder with these files.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -1,11 +1,8 @@
 //! Stages without checkpoints end soon after a request to stop, or when the time limit is reached.
-#![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
-mod common;
-
-use common::driver::{Driver, PATIENCE};
-use common::{leftovers, manifests, mindscale, stage_runs};
+use crate::common::driver::{Driver, PATIENCE};
+use crate::common::{leftovers, manifests, mindscale, stage_runs};
 use predicates::str::contains;
 use std::fmt::Write;
 use std::fs;

@@ -1,10 +1,7 @@
 //! Sweeps that are killed at any moment, and sweeps that several drivers run at once.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::driver::{Driver, PATIENCE, send};
-use common::{leftovers, manifests, mindscale, stage_runs, timeless, two_seeds};
+use crate::common::driver::{Driver, PATIENCE, send};
+use crate::common::{leftovers, manifests, mindscale, stage_runs, timeless, two_seeds};
 use predicates::str::contains;
 use protobuf::Message;
 use rand::{Rng, SeedableRng};
@@ -125,7 +122,7 @@ fn a_sweep_that_is_stopped_and_killed_at_any_moment_ends_in_the_same_bytes() {
     for seed in seed..seed + given("SURVIVAL_ROUNDS").unwrap_or(1) {
         eprintln!("SURVIVAL_SEED={seed}");
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let recipe = common::recipe::draw(&mut random);
+        let recipe = crate::common::recipe::draw(&mut random);
         eprintln!("{recipe}");
         survive(&recipe, &mut random);
     }
@@ -136,7 +133,7 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
     for folder in ["undisturbed", "disturbed"] {
         fs::create_dir(dir.path().join(folder)).unwrap();
         fs::write(dir.path().join(folder).join("drawn.toml"), recipe).unwrap();
-        common::recipe::write_files(&dir.path().join(folder));
+        crate::common::recipe::write_files(&dir.path().join(folder));
     }
     let (undisturbed, disturbed) = (dir.path().join("undisturbed"), dir.path().join("disturbed"));
     let began = Instant::now();
@@ -244,7 +241,7 @@ fn a_damaged_checkpoint_is_reported_and_the_one_before_serves() {
     bytes[middle] ^= 4;
     fs::write(&newest, bytes).unwrap();
     mindscale(&damaged).args(["run", "s.toml"]).assert().code(0);
-    let log = fs::read_to_string(common::only(&runs, "pretrain").join("log.txt")).unwrap();
+    let log = fs::read_to_string(crate::common::only(&runs, "pretrain").join("log.txt")).unwrap();
     assert!(log.contains("is damaged: its checksum is"), "{log}");
     assert!(log.contains("using the checkpoint before it"), "{log}");
     assert_same_results(&whole.join("runs"), &runs);
@@ -268,13 +265,13 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn token_stores_that_are_killed_half_written_end_in_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     // Enough rows that writing a store takes a while.
-    let text = common::TINY
+    let text = crate::common::TINY
         .replace("pretrain_rows = 60", "pretrain_rows = 4000")
         .replace("sft_rows = 60", "sft_rows = 4000")
         .replace("dpo_pairs = 20", "dpo_pairs = 2000");
     fs::write(dir.path().join("s.toml"), format!("{text}[base.data]\nval_share = 0.1\n")).unwrap();
     mindscale(dir.path()).args(["run", "s.toml", "--runs", "undisturbed"]).assert().code(0);
-    let undisturbed = common::only(&dir.path().join("undisturbed"), "data");
+    let undisturbed = crate::common::only(&dir.path().join("undisturbed"), "data");
 
     let disturbed = dir.path().join("disturbed");
     let data = disturbed.join(undisturbed.file_name().unwrap());

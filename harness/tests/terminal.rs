@@ -1,10 +1,7 @@
 //! The terminal commands `chat`, `generate` and `compare`.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::server::Running;
-use common::tiny::folder;
+use crate::common::server::Running;
+use crate::common::tiny::folder;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};

@@ -1,10 +1,7 @@
 //! Trials that differ in the length of a `wsd` schedule: one shared trunk and a decay for each, with the same bytes as separate runs.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::driver::{Driver, PATIENCE};
-use common::{leftovers, manifests, mindscale, timeless};
+use crate::common::driver::{Driver, PATIENCE};
+use crate::common::{leftovers, manifests, mindscale, timeless};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,7 @@
 //! A tuned key: candidates first, then the trials, with the same bytes however often the run is interrupted.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::driver::{Driver, PATIENCE};
-use common::{manifests, mindscale};
+use crate::common::driver::{Driver, PATIENCE};
+use crate::common::{manifests, mindscale};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;

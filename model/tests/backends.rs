@@ -1,10 +1,7 @@
 //! Gradients equal finite differences; a step does not depend on its division into passes; results are identical to the byte
 //! for any number of threads. `doctor.rs` tests single operations.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{PORTABLE, distance, learn, log_probs, relative_distance};
+use crate::common::{PORTABLE, distance, learn, log_probs, relative_distance};
 use model::trainer::Rule;
 use model::{
     AuxLoss, Backend, Cpu, LaneConfig, ModelConfig, OptimizerConfig, Pass, Recompute, Sequence, Trainer,

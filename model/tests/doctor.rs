@@ -1,5 +1,4 @@
 //! Every backend computes the same results as the reference, for many shapes.
-#![allow(clippy::unwrap_used)]
 
 use model::backend::{Backend, Cpu, Portable};
 use model::doctor::{Case, checks, worst};

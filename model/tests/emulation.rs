@@ -1,7 +1,6 @@
 //! Emulation of a GPU: it computes the same results as a GPU and reports errors of kernels. The kernels are those of
 //! `src/backend/cuda/emulation/tests.cu`.
 #![cfg(feature = "emulate")]
-#![allow(clippy::unwrap_used)] // tests
 
 use model::backend::cuda::{Address, Driver, Dtype, Emulation, Factor, Grid, Product};
 use rand::{Rng, SeedableRng};

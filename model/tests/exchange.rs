@@ -1,6 +1,5 @@
 //! Models in files of other programs: an exported model is imported with identical bits, and models for which the programs
 //! would compute different results are rejected.
-#![allow(clippy::unwrap_used)]
 
 use candle_core::{DType, Device, Tensor};
 use model::weights::hugging_face::{self, Architecture, Ends};

@@ -1,10 +1,7 @@
 //! Generation on every backend: compared with the tokens of MiniMind v1, with a cache and without, together and separately.
 //! Reference values and tolerances are those of `golden/generate`.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{PORTABLE, distance, model, model_x8, shared};
+use crate::common::{PORTABLE, distance, model, model_x8, shared};
 use model::{Backend, Cpu, GenerateOptions, KvCache, Mode, ModelConfig, Ragged, Sampling, Transformer};
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
 //! GGUF files: the architecture of each shape, the layout of the tensors, and reading back.
-#![allow(clippy::unwrap_used)]
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};

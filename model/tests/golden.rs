@@ -1,10 +1,7 @@
 //! Parity with MiniMind v1: with the same weights and rows, every backend reproduces PyTorch's logits, losses and gradients.
 //! Tolerances are those of the notes in the reference folders.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use model::{Backend, Cpu, Mode, Recompute};
 
 fn logits_and_activations_match<B: Backend>(backend: &B) {

@@ -1,9 +1,6 @@
 //! Parity with the training of MiniMind v1: ten optimizer steps, adapters, DPO, and PyTorch's own checkpoint file.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use model::backend::cpu::math;
 use model::optimizer::Clipping;
 use model::weights::read_pth;

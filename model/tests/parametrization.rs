@@ -1,10 +1,7 @@
 //! Coordinate checks (Yang et al. 2022, appendix D.1; Dey et al. 2025, figure 7): how far a few training steps move the states
 //! and the logits of a model, across widths and depths. Also: at the base shape, all parametrizations are equal.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::lm_pass;
+use crate::common::lm_pass;
 use model::parametrization::Parametrization::{self, Completep, Mup, Standard};
 use model::random::{Purpose, stream};
 use model::trainer::{OptimizerConfig, Rule};

@@ -1,5 +1,4 @@
 //! Preference training starts from equal models: policy and reference agree to the last bit.
-#![allow(clippy::unwrap_used)]
 
 use model::preference::{DpoConfig, PreferenceLoss, answer_log_prob, dpo_loss};
 use model::{

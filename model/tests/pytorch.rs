@@ -1,12 +1,9 @@
 //! Comparison with PyTorch on small models; `scripts/make_references.py` has written the reference values in `references/`.
 //!
 //! They are computed in f64. The deviation of Mindscale's f32 is at most half of each tolerance.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::{PORTABLE, counted, distance, flat, relative_distance};
 use candle_core::{DType, Device};
-use common::{PORTABLE, counted, distance, flat, relative_distance};
 use model::layout::Layout;
 use model::preference::{DpoConfig, PreferenceLoss, answer_log_prob, dpo_loss};
 use model::reference::Reference;

@@ -1,11 +1,8 @@
 //! Tests of the reference itself: its gradients against finite differences, its values against those of MiniMind.
 //! `pytorch.rs` compares its variants with PyTorch.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::{counted, distance, flat, ragged, relative_distance, rows, tensors};
 use candle_core::{DType, Device};
-use common::{counted, distance, flat, ragged, relative_distance, rows, tensors};
 use model::layout::Layout;
 use model::random::{Purpose, stream};
 use model::reference::Reference;
@@ -191,7 +188,7 @@ fn documents_do_not_see_each_other() {
 
 /// Loads MiniMind v1's weights into the reference, with `alpha` as weight of the balancing loss, and its rows.
 fn golden(folder: &str, alpha: f64) -> Option<(Reference, Vec<Sequence>)> {
-    let (config, _) = common::config(folder)?;
+    let (config, _) = crate::common::config(folder)?;
     let config = ModelConfig { aux_loss_alpha: alpha, ..config };
     let named = tensors(&format!("{folder}/model.safetensors"))?;
     let weights: Vec<f32> =
@@ -240,7 +237,7 @@ fn gradients_are_those_of_minimind() {
         let pass = reference.pass(&batch, None).unwrap();
         let gradient =
             reference.gradient(&reference.loss(&batch, &pass, 1.0 / counted(&rows)).unwrap()).unwrap();
-        let layout = Layout::new(&common::config(folder).unwrap().0);
+        let layout = Layout::new(&crate::common::config(folder).unwrap().0);
         for (name, want) in tensors(&format!("{folder}/{file}.safetensors")).unwrap() {
             let range = layout.find(&name).unwrap().range.clone();
             let off = relative_distance(&gradient[range], &flat(&want));

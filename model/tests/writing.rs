@@ -1,5 +1,4 @@
 //! Texts generated together are identical to the last bit to those generated separately, whatever other texts begin or leave.
-#![allow(clippy::unwrap_used)]
 
 use model::{
     Cpu, Event, GenerateOptions, GenerationBatch, LogProbs, Mode, ModelConfig, Ragged, Sampling, TextId,

@@ -1,5 +1,4 @@
 //! Helpers for tests of the binary: a small sweep, and access to the folders that it writes.
-#![allow(clippy::unwrap_used, dead_code)] // each test file uses its own part
 
 pub mod driver;
 pub mod recipe;

@@ -1,5 +1,4 @@
 //! Reference values computed with PyTorch, and distances between arrays.
-#![allow(dead_code, clippy::unwrap_used, missing_docs)] // each test file uses a part of it
 
 use candle_core::Tensor;
 use model::weights::{NamedTensors, read_safetensors};
