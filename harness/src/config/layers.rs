@@ -234,7 +234,7 @@ pub fn load(overrides: &Overrides) -> Result<TrialConfig> {
     let mut errors = ConfigErrors::default();
     let config = settings.config()?;
     for problem in config.validate() {
-        let place = problem.keys().find_map(|key| settings.places.get(key)).cloned().unwrap_or_default();
+        let place = problem.place(|key| settings.places.get(key)).cloned().unwrap_or_default();
         errors.push(ConfigError::new(place, problem.key, problem.problem));
     }
     Ok(errors.or(config)?)

@@ -9,10 +9,18 @@ use super::near::did_you_mean;
 pub const PRESETS: &[(&str, &str)] =
     &[("minimind", include_str!("presets/minimind.toml")), ("small", include_str!("presets/small.toml"))];
 
+/// Prefix of the places in presets, as in `preset small:3`.
+const PLACE: &str = "preset ";
+
+/// Returns whether a place is in a preset, and so not the user's text.
+pub(super) fn is_place(place: &str) -> bool {
+    place.starts_with(PLACE)
+}
+
 /// Returns the settings of a preset; `place` is where it was named.
 pub(super) fn layer(name: &str, place: &str, errors: &mut ConfigErrors) -> Layer {
     if let Some((_, text)) = PRESETS.iter().find(|preset| preset.0 == name) {
-        return document_layer(&format!("preset {name}"), text, errors);
+        return document_layer(&format!("{PLACE}{name}"), text, errors);
     }
     let names: Vec<&str> = PRESETS.iter().map(|preset| preset.0).collect();
     let hint = did_you_mean(name, names.iter().copied());

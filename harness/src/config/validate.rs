@@ -5,7 +5,7 @@ use super::{
     AnswerLoss, DataConfig, OptimizerKind, RowStyle, Source, Sources, TRAINING, TokenizerConfig, TrainSpec,
     Training, TrialConfig, did_you_mean, is_source_name, recipe, source_key,
 };
-use super::{probe, world};
+use super::{presets, probe, world};
 use model::config::ShapeError;
 use model::lora::TARGETS;
 use model::{Device, ModelConfig, Precision};
@@ -18,7 +18,7 @@ pub struct Problem {
     pub key: String,
     /// What is wrong and what was expected.
     pub problem: String,
-    /// Keys that it conflicts with: if `key` has its default value, they are to blame.
+    /// Keys that it conflicts with: if `key` has the value of a default or a preset, they are to blame.
     pub conflicts_with: Vec<String>,
 }
 
@@ -28,9 +28,13 @@ impl Problem {
         Self { key: key.into(), problem: problem.into(), conflicts_with: Vec::new() }
     }
 
-    /// Iterates over the key and then the keys that it conflicts with.
-    pub fn keys(&self) -> impl Iterator<Item = &String> {
-        std::iter::once(&self.key).chain(&self.conflicts_with)
+    /// Returns where its key was set, according to `place_of`, or else one of the keys that it conflicts with; a place in
+    /// a preset only if the user set none of them.
+    pub fn place<'a>(&self, place_of: impl Fn(&str) -> Option<&'a String>) -> Option<&'a String> {
+        let keys = std::iter::once(&self.key).chain(&self.conflicts_with);
+        let places: Vec<&String> = keys.filter_map(|key| place_of(key)).collect();
+        let of_user = places.iter().find(|place| !presets::is_place(place));
+        of_user.or(places.first()).copied()
     }
 }
 

@@ -361,18 +361,17 @@ fn trial(sweep: &Sweep, base: &TrialConfig, point: &Point) -> Result<Trial, Vec<
     }
 }
 
-/// The error at the place where its key, or a key of its table, was last set, or else one of the keys that it conflicts
-/// with.
+/// The error at the place where its key, or a key of its table, or one of the keys that it conflicts with was last set.
 fn locate_error(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
-    let place_of = |key: &String| {
-        let solved = sweep.solve.iter().find(|solve| solve.key == *key).map(|solve| &solve.place);
-        let is_in = |inner: &str| inner.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'));
-        let varied = point.iter().find(|setting| setting.key == *key || is_in(&setting.key));
+    let place_of = |key: &str| {
+        let solved = sweep.solve.iter().find(|solve| solve.key == key).map(|solve| &solve.place);
+        let is_in = |inner: &str| inner.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        let varied = point.iter().find(|setting| setting.key == key || is_in(&setting.key));
         let varied = varied.map(|setting| &setting.place);
-        let tuned = sweep.tune.iter().find(|tune| tune.key == *key).map(|tune| &tune.key_place);
+        let tuned = sweep.tune.iter().find(|tune| tune.key == key).map(|tune| &tune.key_place);
         solved.or(varied).or(tuned).or(sweep.base.places.get(key))
     };
-    let place = problem.keys().find_map(place_of).unwrap_or(&sweep.file);
+    let place = problem.place(place_of).unwrap_or(&sweep.file);
     ConfigError::new(place, &problem.key, &problem.problem)
 }
 

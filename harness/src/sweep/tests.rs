@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{Overrides, Sweep, Trial};
+use crate::config::load;
 use serde_json::{Value, json};
 
 mod any_text;
@@ -181,6 +182,21 @@ fn a_file_may_name_its_preset() {
     assert_eq!(
         errors("preset = 'smal'\n"),
         "a.toml:2: preset: there is no \"smal\", expected \"minimind\" or \"small\"; did you mean small?"
+    );
+}
+
+#[test]
+fn the_user_is_told_his_own_line_and_not_the_presets() {
+    assert_eq!(
+        errors("preset = 'small'\n[base.model]\nd_model = 1844\n"),
+        "a.toml:4: model.n_heads: d_model / n_heads = 461 is odd, but rotary positions need an even head size"
+    );
+    let set = |set: &str| {
+        load(&Overrides { preset: Some("small".into()), set: vec![set.into()], ..Overrides::default() })
+    };
+    assert_eq!(
+        set("model.d_model=1844").unwrap_err().to_string(),
+        "--set model.d_model=1844: model.n_heads: d_model / n_heads = 461 is odd, but rotary positions need an even head size"
     );
 }
 
