@@ -12,7 +12,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --features emulate -- -D warnings
 
-# The documentation of both crates
+# The documentation of the crates
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features emulate
 

@@ -1,6 +1,6 @@
 """p-values of the randomisation test of guessing by scipy.stats.permutation_test (pip install scipy).
 
-`p_agrees_with_scipy` in harness/src/stats/guessing.rs compares Mindscale with this output. SciPy evaluates every
+`p_agrees_with_scipy` in stats/src/guessing.rs compares Mindscale with this output. SciPy evaluates every
 permutation of the eight letters of the first key, and a million random permutations of the second.
 """
 

@@ -1,6 +1,6 @@
-"""Reference values of harness/src/stats by SciPy and statsmodels (pip install scipy statsmodels).
+"""Reference values of stats/src by SciPy and statsmodels (pip install scipy statsmodels).
 
-Run from the repository's root; writes harness/src/stats/references.json, which the tests of that folder read.
+Run from the repository's root; writes stats/src/references.json, which the tests of that crate read.
 """
 
 import json
@@ -19,7 +19,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.multitest import multipletests
 
-OUT = Path("harness/src/stats/references.json")
+OUT = Path("stats/src/references.json")
 
 # Five seeds of each of two settings, and shorter and longer samples.
 A = [0.312, 0.298, 0.331, 0.305, 0.322]

@@ -2,8 +2,8 @@
 //!
 //! Each module is a layer that may use only the layers to its right (enforced by `tests/rooms.rs`):
 //! `cli -> serve -> run -> bench, compare, report, status -> execute -> recipe -> models -> plan -> fetch, export, exam, train -> data -> runs -> sweep -> config`,
-//! and below all of them `records`, `track`, `fsutil`, `net`, `system` and `stats`.
-//! *Invariant:* `stats` and `report` read only recorded results; they never touch a tensor.
+//! and below all of them `records`, `track`, `fsutil`, `net` and `system`.
+//! *Invariant:* `report` reads only recorded results; it never touches a tensor.
 //!
 //! `examples/trials.rs` plans a sweep with this library:
 //! `cargo run -p mindscale --example trials -- sweeps/smoke.toml`.
@@ -27,7 +27,6 @@ pub mod report;
 pub mod run;
 pub mod runs;
 pub mod serve;
-pub mod stats;
 pub mod status;
 pub mod stop;
 pub mod sweep;

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up; each may import those before it.
-const ROOMS: [&str; 25] = [
-    "stats", "stop", "fsutil", "net", "system", "track", "records", "config", "sweep", "runs", "data",
-    "train", "exam", "export", "fetch", "plan", "models", "recipe", "execute", "status", "report", "compare",
-    "bench", "run", "serve",
+const ROOMS: [&str; 24] = [
+    "stop", "fsutil", "net", "system", "track", "records", "config", "sweep", "runs", "data", "train",
+    "exam", "export", "fetch", "plan", "models", "recipe", "execute", "status", "report", "compare", "bench",
+    "run", "serve",
 ];
 
 /// The module above all rooms.

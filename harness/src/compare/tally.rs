@@ -1,8 +1,8 @@
 //! Statistics of judgements. The unit is the prompt: judgements of one prompt are not independent of each other.
 
 use super::judge::{Judgement, UNREADABLE, Verdict};
-use crate::stats::{Mean, StatsError, holm, sign_flip, wilson_of_share};
 use serde::Serialize;
+use stats::{Mean, StatsError, holm, sign_flip, wilson_of_share};
 use std::collections::BTreeMap;
 
 /// Confidence level of intervals; tests use a significance level of one minus it.

@@ -1,10 +1,10 @@
 //! Perplexity of the same tokens after contexts of several lengths: how a model uses contexts longer than those it was
 //! trained with, and how ways of scaling its rotary positions affect this.
 
-use crate::stats::{Mean, StatsError};
 use anyhow::{Result, ensure};
 use model::{Backend, RopeScaling, Sequence, Transformer};
 use serde::Serialize;
+use stats::{Mean, StatsError};
 
 /// Plan of a measurement.
 #[derive(Debug, Clone)]

@@ -2,8 +2,8 @@
 
 use super::groups::groups;
 use super::{QuestionRecord, Tally, best, group_of, letter, place_of};
-use crate::stats::{Calibration, calibration, shares, without_prior};
 use serde::Serialize;
+use stats::{Calibration, calibration, shares, without_prior};
 use std::collections::BTreeMap;
 
 /// Bins of the reliability diagram (Guo et al. 2017 use 15 for thousands of answers).

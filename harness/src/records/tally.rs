@@ -1,8 +1,8 @@
 //! Counts of correct answers: the only place that computes accuracy, its interval and its p-value.
 
 use super::QuestionRecord;
-use crate::stats::{binomial_p, wilson95};
 use serde::{Deserialize, Serialize};
+use stats::{binomial_p, wilson95};
 
 /// Expected accuracy of guessing among four options.
 pub const GUESSING: f64 = 0.25;

@@ -2,7 +2,7 @@
 
 use super::columns::{Column, Format};
 use super::results::observation::Cell;
-use crate::stats::{Fit, FitKind, Spread};
+use stats::{Fit, FitKind, Spread};
 
 /// Placeholder for a missing value.
 pub const NOTHING: &str = "–";
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn equations_are_written_with_their_signs() {
         let of = |kind, y: fn(f64) -> f64| {
-            equation(&crate::stats::fit(kind, &[1.0, 2.0, 4.0].map(|x| (x, y(x))), 0.95).unwrap())
+            equation(&stats::fit(kind, &[1.0, 2.0, 4.0].map(|x| (x, y(x))), 0.95).unwrap())
         };
         assert_eq!(of(FitKind::Power, |x| 3.0 * x.powf(-0.5)), "y = 3.00 x^−0.500");
         assert_eq!(of(FitKind::Log, |x| 2.0 - 0.25 * x.ln()), "y = 2.00 − 0.250 ln x");

@@ -2,8 +2,8 @@
 //! likely to detect.
 
 use crate::records::GUESSING;
-use crate::stats::{PowerTarget, detectable_by_pairs, detectable_by_seeds};
 use serde::Serialize;
+use stats::{PowerTarget, detectable_by_pairs, detectable_by_seeds};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 

@@ -3,15 +3,15 @@
 use super::scores::{Columns, Question, Scores};
 use super::table::wanted;
 use super::{Finding, How, number, say, say_findings, with_rows};
-use crate::stats::{
-    Components, Draws, Mean, StatsError, bootstrap, cluster_bootstrap, cohens_h, crossed_difference,
-    difference_of_paired_shares, difference_of_shares, differences, hedges_g, hedges_g_of_pairs, mcnemar,
-    mean, permutation, pigeonhole_bootstrap, sign_flip,
-};
 use crate::track::counted;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
+use stats::{
+    Components, Draws, Mean, StatsError, bootstrap, cluster_bootstrap, cohens_h, crossed_difference,
+    difference_of_paired_shares, difference_of_shares, differences, hedges_g, hedges_g_of_pairs, mcnemar,
+    mean, permutation, pigeonhole_bootstrap, sign_flip,
+};
 use std::path::PathBuf;
 
 /// Arguments of `compare`.

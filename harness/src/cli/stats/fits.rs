@@ -2,14 +2,14 @@
 
 use super::table::{Table, wanted};
 use super::{check_level, number, say};
-use crate::stats::{
-    Budget, Draws, Estimate, Fit, FitKind, HeldOut, IsoFlop, LawFit, budgets as optima, fit as fit_line,
-    fit_law, held_out, isoflop,
-};
 use crate::track::counted;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
+use stats::{
+    Budget, Draws, Estimate, Fit, FitKind, HeldOut, IsoFlop, LawFit, budgets as optima, fit as fit_line,
+    fit_law, held_out, isoflop,
+};
 use std::path::PathBuf;
 
 /// The curve to fit.

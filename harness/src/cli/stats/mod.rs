@@ -9,12 +9,12 @@ mod single;
 mod table;
 
 use super::say;
-use crate::stats::{Estimate, StatsError, TestResult, p_of_equal_pairs};
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 use scores::Rows;
 use serde::Serialize;
 use serde_json::Value;
+use stats::{Estimate, StatsError, TestResult, p_of_equal_pairs};
 
 /// Statistics on tables of scores.
 #[derive(Debug, Subcommand)]
@@ -113,7 +113,7 @@ impl Finding {
     }
 
     /// Adds interval, test and test of equivalence of a mean.
-    fn mean(self, found: Result<crate::stats::Mean, StatsError>, null: f64, how: &How) -> Result<Self> {
+    fn mean(self, found: Result<stats::Mean, StatsError>, null: f64, how: &How) -> Result<Self> {
         let mean = match found {
             Ok(mean) => mean,
             Err(error) => return Ok(Self { refused: Some(error.to_string()), ..self }),

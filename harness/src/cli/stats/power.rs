@@ -3,14 +3,14 @@
 use super::scores::{Columns, Scores};
 use super::table::Wanted;
 use super::{number, say};
-use crate::stats::{
-    Components, PowerTarget, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
-    detectable_crossed, differences,
-};
 use crate::track::counted;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use stats::{
+    Components, PowerTarget, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
+    detectable_crossed, differences,
+};
 use std::path::PathBuf;
 
 /// Arguments of `power`.

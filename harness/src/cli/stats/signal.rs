@@ -2,10 +2,10 @@
 
 use super::table::{Table, wanted};
 use super::{number, say};
-use crate::stats::{SignalToNoise, signal_to_noise};
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
+use stats::{SignalToNoise, signal_to_noise};
 use std::path::PathBuf;
 
 /// Arguments of `signal`.

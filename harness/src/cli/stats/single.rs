@@ -4,13 +4,13 @@ use super::scores::{Asked, Rows};
 use super::table::{Table, wanted};
 use super::{Finding, How, number, say, say_findings, with_rows};
 use crate::records::{GUESSING, letter, place_of};
-use crate::stats::{
-    Answered, Mean, OPTIONS, PERMUTATIONS, StatsError, TestResult, benjamini_hochberg, binomial_equivalence,
-    binomial_p, clopper_pearson, guessing, hedges_g_of_pairs, holm, sign_flip, wilson,
-};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use stats::{
+    Answered, Mean, OPTIONS, PERMUTATIONS, StatsError, TestResult, benjamini_hochberg, binomial_equivalence,
+    binomial_p, clopper_pearson, guessing, hedges_g_of_pairs, holm, sign_flip, wilson,
+};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

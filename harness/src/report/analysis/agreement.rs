@@ -2,9 +2,9 @@
 
 use crate::report::results::observation::Score;
 use crate::report::results::summary::Setting;
-use crate::stats::{Agreement, agreement, mean};
 use crate::track::csv_number;
 use anyhow::Result;
+use stats::{Agreement, agreement, mean};
 
 /// Returns agreement.csv: one row per pair of settings, with means over the pairs of their seeds that took the same exam.
 pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {

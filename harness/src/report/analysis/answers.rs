@@ -4,8 +4,8 @@ use crate::records::{Analysis, GroupScore};
 use crate::report::number::{Digits, NOTHING, scaled_with_error};
 use crate::report::results::summary::Setting;
 use crate::report::tables::grid::Grid;
-use crate::stats::{Spread, spread};
 use crate::track::number;
+use stats::{Spread, spread};
 
 /// Names of the tables that every report with exams writes.
 pub const NAMES: [&str; 3] = ["answer_analysis", "answer_groups", "answer_letters"];

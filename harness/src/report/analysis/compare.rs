@@ -6,7 +6,7 @@ use crate::report::experiment::condition::Condition;
 use crate::report::experiment::table_spec::CompareSpec;
 use crate::report::number::p_text;
 use crate::report::results::observation::{Cell, Observation, Results, distinct, grouped, per_seed};
-use crate::stats::{
+use stats::{
     Estimate, Mean, PowerTarget, StatsError, benjamini_hochberg, detectable, hedges_g, hedges_g_of_pairs,
     holm, mean,
 };

@@ -2,7 +2,7 @@
 
 use crate::report::number::{Digits, shuffled_p};
 use crate::report::results::summary::Setting;
-use crate::stats::{PERMUTATIONS, Spread};
+use stats::{PERMUTATIONS, Spread};
 
 /// Maximum number of settings that a sentence names; the tables have all of them.
 const MAX_NAMED: usize = 3;

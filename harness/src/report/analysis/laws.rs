@@ -7,9 +7,9 @@ use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
 use crate::report::number::{digits3, plain};
 use crate::report::results::observation::{Observation, Results, over_seeds};
 use crate::report::tables::grid::{Grid, GridCell};
-use crate::stats::{Draws, Estimate, IsoFlop, Law, LawFit, StatsError, fit_law, held_out, isoflop};
 use crate::track::{counted, csv_number};
 use anyhow::Result;
+use stats::{Draws, Estimate, IsoFlop, Law, LawFit, StatsError, fit_law, held_out, isoflop};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -131,7 +131,7 @@ pub struct Fitted<'a> {
 }
 
 enum Found {
-    Law(Box<LawFit>, Option<Result<crate::stats::HeldOut, StatsError>>),
+    Law(Box<LawFit>, Option<Result<stats::HeldOut, StatsError>>),
     IsoFlop(IsoFlop),
 }
 

@@ -7,10 +7,10 @@ use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
 use crate::report::number::{Digits, NOTHING};
 use crate::report::tables::csv_files::cell;
 use crate::report::tables::grid::{Grid, GridCell};
-use crate::stats::spread;
 use crate::track::{counted, csv_number, time};
 use anyhow::Result;
 use serde_json::Value;
+use stats::spread;
 
 /// Prefix of the file names of its figures.
 pub const FIGURES: &str = "tuning_";

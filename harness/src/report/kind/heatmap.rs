@@ -7,7 +7,7 @@ use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure};
 use crate::report::number::{Digits, cell, number_with};
 use crate::report::results::observation::{Cell, Observation, grouped, over_seeds};
-use crate::stats::Spread;
+use stats::Spread;
 use std::sync::Arc;
 
 /// The kind `heatmap`.

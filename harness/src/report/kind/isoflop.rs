@@ -9,7 +9,7 @@ use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
 use crate::report::number::{digits3, plain};
 use crate::report::results::observation::over_seeds;
-use crate::stats::{Optimum, budgets, growth};
+use stats::{Optimum, budgets, growth};
 use std::sync::Arc;
 
 /// Number of points of a drawn parabola.

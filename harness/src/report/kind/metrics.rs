@@ -6,9 +6,9 @@ use crate::records::TrialRecord;
 use crate::report::experiment::fields::Fields;
 use crate::report::figure::Point;
 use crate::report::results::observation::Observation;
-use crate::stats::mean;
-use crate::stats::spread;
 use crate::track::{METRICS, MetricsTable};
+use stats::mean;
+use stats::spread;
 
 /// Maximum number of points of a smoothed training curve.
 const CURVE_POINTS: usize = 200;

@@ -7,7 +7,7 @@ use crate::report::columns::Column;
 use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
 use crate::report::results::observation::{Observation, Pooled, grouped};
-use crate::stats::{Reliability, wilson_of_share};
+use stats::{Reliability, wilson_of_share};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
 use crate::report::number::{digits3, equation};
 use crate::report::results::observation::{Observation, distinct, over_seeds};
-use crate::stats::{FitKind, fit};
+use stats::{FitKind, fit};
 use std::sync::Arc;
 use uuid::Uuid;
 

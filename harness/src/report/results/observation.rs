@@ -11,10 +11,8 @@ use crate::records::{
 };
 use crate::report::TrialQuestion;
 use crate::report::columns::{Column, Names};
-use crate::stats::{
-    Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, mean, spread, wilson_of_share,
-};
 use serde_json::Value;
+use stats::{Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, mean, spread, wilson_of_share};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;

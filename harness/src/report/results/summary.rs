@@ -2,8 +2,8 @@
 
 use super::observation::{Observation, Pooled, Results, p_of_guessing};
 use crate::records::{Analysis, ExamScore, TrialRecord};
-use crate::stats::{Randomised, Spread, holm, spread};
 use rayon::prelude::*;
+use stats::{Randomised, Spread, holm, spread};
 use uuid::Uuid;
 
 /// One exam of one trial.

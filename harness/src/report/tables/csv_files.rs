@@ -8,10 +8,10 @@ use crate::report::columns::stage_column::StageColumn;
 use crate::report::results::labels;
 use crate::report::results::observation::Results;
 use crate::report::results::summary::{Row, Setting};
-use crate::stats::Spread;
 use crate::track::csv_number;
 use anyhow::Result;
 use serde_json::Value;
+use stats::Spread;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 

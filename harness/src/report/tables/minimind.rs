@@ -4,7 +4,7 @@ use super::grid::{Grid, GridCell};
 use crate::report::experiment::table_spec::TableSpec;
 use crate::report::kind::group_label;
 use crate::report::results::observation::{Observation, Pooled, distinct, grouped, p_of_guessing};
-use crate::stats::holm;
+use stats::holm;
 
 /// Builds the summary, then a table of subjects for each model that took an exam. A model is a setting, or a combination of
 /// the columns of `rows`.

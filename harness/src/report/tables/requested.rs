@@ -10,8 +10,8 @@ use crate::report::number::{Digits, NOTHING, cell, shuffled_p, with_error};
 use crate::report::results::observation::{
     Cell, Observation, Pooled, Results, grouped, over_seeds, p_of_guessing, per_seed,
 };
-use crate::stats::{Mean, Spread, StatsError, holm};
 use crate::track::{counted, number};
+use stats::{Mean, Spread, StatsError, holm};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Minimum number of seeds that two cells must share to be tested.

@@ -4,7 +4,7 @@ use super::grid::{Grid, GridCell};
 use crate::report::analysis::compare::Comparison;
 use crate::report::number::{Digits, NOTHING, difference, p_text, scaled_with_error, shuffled_p};
 use crate::report::results::summary::Setting;
-use crate::stats::Spread;
+use stats::Spread;
 
 /// Builds the table of settings over their seeds, for reading; with exam columns only if any exam was taken.
 pub fn summary(settings: &[Setting]) -> Grid {

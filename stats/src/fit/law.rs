@@ -1,8 +1,8 @@
 //! Laws of loss: `L = E + A N^-alpha`, and `L = E + A N^-alpha + B D^-beta` (Hoffmann et al. 2022, equation 2).
 
 use super::minimize::minimize;
-use crate::stats::resample::{Draws, below, quantile};
-use crate::stats::{Estimate, StatsError, normal_cdf, t_quantile};
+use crate::resample::{Draws, below, quantile};
+use crate::{Estimate, StatsError, normal_cdf, t_quantile};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -360,7 +360,7 @@ impl<'a> Points<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::stats::references::{cases, check, numbers};
+    use crate::references::{cases, check, numbers};
 
     const DRAWS: Draws = Draws { count: 100, seed: 1 };
 

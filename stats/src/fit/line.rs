@@ -1,6 +1,6 @@
 //! Least-squares fits of one number over another.
 
-use crate::stats::{Estimate, StatsError, t_quantile};
+use crate::{Estimate, StatsError, t_quantile};
 
 /// The form of the fitted curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

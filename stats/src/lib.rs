@@ -3,8 +3,7 @@
 //! Functions take slices and return an [`Estimate`], a [`TestResult`], or a [`StatsError`] that says why there is none.
 //! Most questions about seeds, pairs and subjects are answered by a [`Mean`], a number with its standard error and degrees
 //! of freedom, from which interval, test and equivalence follow. Every function names its source and its assumptions;
-//! `scripts/stats_references.py` computes the reference values of the tests. *Invariant:* this folder uses nothing else
-//! of the crate.
+//! `scripts/stats_references.py` computes the reference values of the tests.
 
 mod choice;
 mod components;
@@ -23,6 +22,9 @@ mod resample;
 #[cfg(test)]
 mod simulations;
 mod test;
+#[cfg(test)]
+#[path = "../../harness/src/testing.rs"]
+mod testing;
 
 pub use choice::{Agreement, Calibration, Reliability, agreement, calibration, shares, without_prior};
 pub use components::{Components, crossed_difference, differences};

@@ -170,7 +170,7 @@ mod tests {
         let found = guessing(&questions, PERMUTATIONS, 1).unwrap();
         assert_eq!((found.statistic, found.p, found.is_bound, found.n), (1600, 1.0, false, 9_999));
         assert!((found.expected - 1600.0).abs() < 1e-6, "{}", found.expected);
-        assert!(crate::stats::binomial_p(1600, 6000, 0.25) < 0.004);
+        assert!(crate::binomial_p(1600, 6000, 0.25) < 0.004);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Iso-FLOP curves: the size with the lowest loss for each compute budget, and how it grows with the budget.
 
 use super::{Fit, FitKind, fit};
-use crate::stats::{Estimate, StatsError, t_quantile};
+use crate::{Estimate, StatsError, t_quantile};
 
 /// The size with the lowest loss under a budget.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -185,7 +185,7 @@ fn inverse(m: [[f64; 3]; 3]) -> Option<[[f64; 3]; 3]> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::stats::references::{cases, check, numbers};
+    use crate::references::{cases, check, numbers};
     use crate::testing::shared;
 
     #[test]
