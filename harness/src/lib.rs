@@ -2,7 +2,7 @@
 //!
 //! Each module is a layer that may use only the layers to its right (enforced by `tests/rooms.rs`):
 //! `cli -> serve -> run -> bench, compare, report, status -> execute -> recipe -> models -> plan -> fetch, export, exam, train -> data -> runs -> sweep -> config`,
-//! and below all of them `records`, `track`, `fsutil`, `net` and `system`.
+//! and below all of them `records`, `track`, `system`, `net`, `fsutil` and `stop`.
 //! *Invariant:* `report` reads only recorded results; it never touches a tensor.
 //!
 //! `examples/trials.rs` plans a sweep with this library:

@@ -204,7 +204,11 @@ fn a_key_is_asked_for_where_one_is_set() {
             assert_eq!(server.request("GET", path, head, b"").0, want, "{path}");
         }
     }
-    assert_eq!(server.get("/health").0, 200);
+    // What is not known to be open asks for the key, so that a new endpoint does.
+    assert_eq!(server.request("GET", "/new", "", b"").0, 401);
+    for path in ["/health", "/", "/app.js"] {
+        assert_eq!(server.request("GET", path, "", b"").0, 200, "{path}");
+    }
     // Images are requested without the key, by the cookie of the page.
     let (_, head, _) = server.request("GET", "/api/models", "Authorization: Bearer secret\r\n", b"");
     let cookie =

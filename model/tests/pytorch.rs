@@ -309,7 +309,11 @@ fn preferences_match<B: Backend>(backend: &B) {
         let name = kind["name"].as_str().unwrap();
         let config = DpoConfig {
             beta,
-            loss: if name.starts_with("ipo") { PreferenceLoss::Ipo } else { PreferenceLoss::Sigmoid },
+            loss: match name.trim_end_matches("_normalised") {
+                "ipo" => PreferenceLoss::Ipo,
+                "sigmoid" => PreferenceLoss::Sigmoid,
+                _ => panic!("{name}: no such loss"),
+            },
             length_normalised: name.ends_with("_normalised"),
         };
         let mut policy = trainer(written.model("dense", "dpo/policy", backend), None, 0.0);

@@ -310,6 +310,7 @@ fn write_world(world: &World, out: &Path) -> Result<()> {
     write_atomic(&out.join("pretrain.jsonl"), lines(&mut texts).as_bytes())?;
     write_atomic(&out.join("pretrain_conversations.jsonl"), lines(&mut conversations).as_bytes())?;
     write_atomic(&out.join("sft.jsonl"), lines(&mut world.sft_rows()).as_bytes())?;
+    write_atomic(&out.join("sft_multi.jsonl"), lines(&mut world.sft_multi_rows()).as_bytes())?;
     write_atomic(&out.join("dpo.jsonl"), lines(&mut world.dpo_rows()).as_bytes())?;
     let write = |sheet: &Sheet, split: &str| {
         write_atomic(&out.join("sheets").join(format!("{}_{split}.csv", sheet.subject)), &sheet.csv()?)

@@ -274,11 +274,16 @@ impl<'a> Reading<'a> {
             ExamFormat::LmEval => self.take(&["exam.format"], keys),
         }
         match exam.answer {
-            Answer::Letter if exam.rotate => self.take(&["exam.rotate"], keys),
-            Answer::Cloze | Answer::Continuation if exam.norm != ExamConfig::default().norm => {
-                self.take(&["exam.norm"], keys);
+            Answer::Letter => {
+                if exam.rotate {
+                    self.take(&["exam.rotate"], keys);
+                }
             }
-            _ => {}
+            Answer::Cloze | Answer::Continuation => {
+                if exam.norm != ExamConfig::default().norm {
+                    self.take(&["exam.norm"], keys);
+                }
+            }
         }
         if exam.sheets.is_none() || exam.shots > 0 && exam.dev_sheets.is_none() {
             self.take(&WORLD, keys);

@@ -63,8 +63,9 @@ fn key(graph: &StageGraph, index: usize) -> Option<String> {
     let node = &graph.nodes[index];
     let stage = node.stage.training()?;
     let training = stage.training(&node.config);
-    if !matches!(training.schedule, Schedule::Wsd | Schedule::Constant) {
-        return None;
+    match training.schedule {
+        Schedule::Wsd | Schedule::Constant => {}
+        Schedule::Cosine | Schedule::Linear => return None,
     }
     let mut facts = graph.facts(index);
     LENGTH.iter().for_each(|key| drop(facts.keys.remove(format!("{}.{key}", stage.name()).as_str())));

@@ -2,6 +2,7 @@
 
 use super::error::ApiError;
 use super::http::App;
+use super::page;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -68,7 +69,7 @@ fn check(app: &App, request: &Request, path: &str) -> Result<(), ApiError> {
         }
     }
     let Some(key) = &app.options.api_key else { return Ok(()) };
-    let is_open = !["/v1/", "/api/", "/results/", "/metrics"].iter().any(|closed| path.starts_with(closed));
+    let is_open = path == "/health" || page::has(path);
     let bearer = text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     let has_key = bearer.is_some_and(|given| digest(given.trim()) == digest(key));
     let cookies = || headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());

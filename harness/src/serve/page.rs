@@ -63,12 +63,22 @@ const FILES: &[File] = files![
     "words.js" SCRIPT,
 ];
 
+/// Returns the file of the page at a path.
+fn file(path: &str) -> Option<&'static File> {
+    let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
+    FILES.iter().find(|(file, ..)| *file == name)
+}
+
+/// Returns whether there is a file of the page at a path.
+pub fn has(path: &str) -> bool {
+    file(path).is_some()
+}
+
 /// Serves every path without an endpoint: a file of the page, or 404.
 pub async fn page(request: Request) -> Result<Response, ApiError> {
     let path = request.uri().path();
-    let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
-    let found = FILES.iter().find(|(file, ..)| *file == name);
-    let (_, kind, bytes) = found.ok_or_else(|| ApiError::missing(format!("there is nothing at {path}")))?;
+    let (_, kind, bytes) =
+        file(path).ok_or_else(|| ApiError::missing(format!("there is nothing at {path}")))?;
     if ![Method::GET, Method::HEAD].contains(request.method()) {
         return Err(wrong_method(request.method(), path));
     }
