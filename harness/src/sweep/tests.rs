@@ -186,7 +186,7 @@ fn a_file_may_name_its_preset() {
 }
 
 #[test]
-fn the_user_is_told_his_own_line_and_not_the_presets() {
+fn a_conflict_with_a_preset_names_the_line_of_the_user() {
     assert_eq!(
         errors("preset = 'small'\n[base.model]\nd_model = 1844\n"),
         "a.toml:4: model.n_heads: d_model / n_heads = 461 is odd, but rotary positions need an even head size"
