@@ -487,6 +487,15 @@ impl Lora {
 }
 
 impl TrialConfig {
+    /// Reads the TOML in which requests and records hold a configuration.
+    ///
+    /// # Errors
+    /// If it does not belong to this version.
+    pub fn from_toml(text: &str) -> anyhow::Result<Self> {
+        // By way of JSON, which configurations are read from elsewhere: less to compile than a second way to read them.
+        Ok(serde_json::from_value(toml::from_str(text)?)?)
+    }
+
     /// Iterates over the training stages in recipe order, each with its common keys.
     pub fn stages(&self) -> impl DoubleEndedIterator<Item = (TrainStage, &Training)> {
         TrainStage::all().map(|stage| (stage, stage.training(self)))

@@ -157,7 +157,7 @@ mod tests {
                 .unwrap();
         config.data.sft = vec!["e".into()].into();
         config.data.mix = [("web".to_string(), 3.0), ("books".to_string(), 1.0)].into();
-        let reread: TrialConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        let reread = TrialConfig::from_toml(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(reread, config);
         assert_eq!(config.data.pretrain.names().collect::<Vec<_>>(), ["books", "web"]);
         assert_eq!(config.data.pretrain.patterns(), ["c", "d", "b"]);

@@ -65,7 +65,7 @@ impl StageRequest {
     /// # Errors
     /// If the configuration does not belong to this version.
     pub fn trial_config(&self) -> Result<TrialConfig> {
-        let mut config: TrialConfig = toml::from_str(&self.config)
+        let mut config = TrialConfig::from_toml(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
         config.threads = match self.threads {
             0 => cores(),

@@ -416,7 +416,7 @@ fn the_last_examined_model_answers_a_few_prompts() {
     };
     let (name, dir) = exam(&run_all(|_| {}, runs.path()));
     let samples = crate::runs::manifest::samples(&dir).unwrap();
-    let config = toml::from_str::<TrialConfig>("[world]\npeople = 6\nquestions_per_subject = 3").unwrap();
+    let config = TrialConfig::from_toml("[world]\npeople = 6\nquestions_per_subject = 3").unwrap();
     let asked = World::generate(&config.world).first_questions(5);
     let wanted: Vec<(&str, Option<&str>)> =
         asked.iter().take(4).map(|asked| (asked.question.as_str(), Some(asked.right()))).collect();

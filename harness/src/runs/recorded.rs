@@ -191,7 +191,7 @@ impl RecordedRun {
 
 impl RecordedTrial {
     fn config(&self) -> Option<TrialConfig> {
-        toml::from_str(&self.config).ok()
+        TrialConfig::from_toml(&self.config).ok()
     }
 }
 

@@ -66,8 +66,8 @@ pub(super) fn branch_points(
 ) -> Result<Vec<(u64, Uuid)>> {
     let mut found = vec![];
     for Branch { uuid, config } in branches {
-        let config: TrialConfig =
-            toml::from_str(config).with_context(|| format!("configuration of the branch {uuid}"))?;
+        let config =
+            TrialConfig::from_toml(config).with_context(|| format!("configuration of the branch {uuid}"))?;
         let training = stage.training(&config);
         let steps = length(training).steps;
         let kept = config.snapshots(stage);

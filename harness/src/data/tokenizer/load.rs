@@ -33,8 +33,8 @@ impl Tokenizer {
         // The library panics on text that is not JSON.
         serde_json::from_str::<IgnoredAny>(&text)
             .with_context(|| format!("{shown}: is not a tokenizer.json"))?;
-        let inner = tokenizers::Tokenizer::from_bytes(text)
-            .map_err(|error| anyhow!("{shown}: is not a tokenizer.json: {error}"))?;
+        let inner: tokenizers::Tokenizer =
+            text.parse().map_err(|error| anyhow!("{shown}: is not a tokenizer.json: {error}"))?;
         let beside = file.with_file_name(CONFIG);
         let mut config: Value = if beside.is_file() {
             serde_json::from_str(&read_text(&beside)?)

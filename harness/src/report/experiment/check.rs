@@ -268,7 +268,7 @@ pub struct PlannedTrials<'a> {
 impl<'a> PlannedTrials<'a> {
     /// Reads the planned observations and the configurations of the trials in `results`.
     pub fn of(results: &'a Results<'a>) -> Self {
-        let read = |trial: &TrialRecord| Some((trial.trial, toml::from_str(&trial.config).ok()?));
+        let read = |trial: &TrialRecord| Some((trial.trial, TrialConfig::from_toml(&trial.config).ok()?));
         Self {
             trials: results.trials().count(),
             planned: results.planned(),

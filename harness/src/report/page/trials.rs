@@ -104,7 +104,7 @@ fn short_name(folder: &str) -> Option<String> {
 /// The keys that differ from their defaults, except the seed: `model.n_layers = 4`. `None` if this version cannot parse
 /// the configuration.
 fn changed(config: &str) -> Option<Vec<String>> {
-    let config: TrialConfig = toml::from_str(config).ok()?;
+    let config = TrialConfig::from_toml(config).ok()?;
     let tree = serde_json::to_value(&config).ok()?;
     let keys = differing(&TrialConfig::default(), &config).into_iter().filter(|key| *key != "seed");
     Some(keys.filter_map(|key| Some(line(key, get(&tree, key)?))).collect())

@@ -59,7 +59,7 @@ impl Labels {
                     setting: trial.setting,
                     trial,
                     config,
-                    whole: toml::from_str(&trial.config).ok(),
+                    whole: TrialConfig::from_toml(&trial.config).ok(),
                     keys: own,
                     after: String::new(),
                 });

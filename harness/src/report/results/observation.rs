@@ -248,7 +248,8 @@ impl<'a> Results<'a> {
     pub fn planned(&self) -> Vec<Observation<'_>> {
         let mut found = vec![];
         for known in &self.trials {
-            let exams = toml::from_str(&known.0.config).map_or(vec![], |config| planned_exams(&config));
+            let config = TrialConfig::from_toml(&known.0.config);
+            let exams = config.map_or(vec![], |config| planned_exams(&config));
             for sweep in &known.0.sweeps {
                 if exams.is_empty() {
                     found.push(self.observation(known, sweep, None));
