@@ -493,7 +493,7 @@ impl TrialConfig {
     /// If it does not belong to this version.
     pub fn from_toml(text: &str) -> anyhow::Result<Self> {
         // By way of JSON, which configurations are read from elsewhere: less to compile than a second way to read them.
-        Ok(serde_json::from_value(toml::from_str(text)?)?)
+        Ok(config_of(toml::from_str(text)?)?)
     }
 
     /// Iterates over the training stages in recipe order, each with its common keys.

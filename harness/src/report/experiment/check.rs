@@ -1,12 +1,13 @@
 //! Checks, before any training, that the trials can provide what an experiment requests.
 
 use super::condition::Condition;
-use crate::config::{ConfigError, ConfigErrors, Entry, Node, TrainStage, TrialConfig};
+use crate::config::{ConfigError, ConfigErrors, Entry, Node, TrainStage, TrialConfig, config_of};
 use crate::records::TrialRecord;
 use crate::report::columns::Column;
 use crate::report::columns::unavailable;
 use crate::report::results::observation::{Cell, Observation, Results, distinct};
 use crate::track::{counted, listed};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -268,11 +269,12 @@ pub struct PlannedTrials<'a> {
 impl<'a> PlannedTrials<'a> {
     /// Reads the planned observations and the configurations of the trials in `results`.
     pub fn of(results: &'a Results<'a>) -> Self {
-        let read = |trial: &TrialRecord| Some((trial.trial, TrialConfig::from_toml(&trial.config).ok()?));
+        let read =
+            |(trial, config): (&TrialRecord, &Value)| Some((trial.trial, config_of(config.clone()).ok()?));
         Self {
             trials: results.trials().count(),
             planned: results.planned(),
-            configs: results.trials().filter_map(|(trial, _)| read(trial)).collect(),
+            configs: results.trials().filter_map(read).collect(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Labels of settings: the swept keys, and whatever else distinguishes two settings.
 
-use crate::config::{TrialConfig, get, keys, plain, setting_key};
+use crate::config::{TrialConfig, config_of, get, keys, plain, setting_key};
 use crate::records::{TrialRecord, short_id};
 use crate::report::columns::Names;
 use crate::report::columns::key_label::with_value;
@@ -59,7 +59,7 @@ impl Labels {
                     setting: trial.setting,
                     trial,
                     config,
-                    whole: TrialConfig::from_toml(&trial.config).ok(),
+                    whole: config_of(config.clone()).ok(),
                     keys: own,
                     after: String::new(),
                 });

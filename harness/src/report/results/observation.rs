@@ -4,7 +4,7 @@
 //! trial that several sweeps contain counts once, unless `sweep` is among the requested columns.
 
 use super::labels::{self, Labels};
-use crate::config::{TrainStage, TrialConfig};
+use crate::config::{TrainStage, TrialConfig, config_of};
 use crate::records::{
     Analysis, Contaminated, ExamScore, ExaminedWeights, QuestionRecord, Routing, Status, Tally, TrialRecord,
     analyse, place_of,
@@ -248,8 +248,7 @@ impl<'a> Results<'a> {
     pub fn planned(&self) -> Vec<Observation<'_>> {
         let mut found = vec![];
         for known in &self.trials {
-            let config = TrialConfig::from_toml(&known.0.config);
-            let exams = config.map_or(vec![], |config| planned_exams(&config));
+            let exams = config_of(known.1.clone()).map_or(vec![], |config| planned_exams(&config));
             for sweep in &known.0.sweeps {
                 if exams.is_empty() {
                     found.push(self.observation(known, sweep, None));
